@@ -1,0 +1,1 @@
+"""Who reasons: experts, their thoughts, the chat model over the engine."""

@@ -1,0 +1,50 @@
+"""Schema of a council: who sits in it and when it ends. Free of torch."""
+
+from __future__ import annotations
+
+from pydantic import Field, field_validator
+
+from alignment.config import Settings
+
+
+class ExpertConfig(Settings):
+    """One expert: the role of the model that writes its steps, and how it differs from the others."""
+
+    name: str = Field(min_length=1, description="shown beside its steps; unique in the council")
+    role: str = Field("policy", description="role of the model that writes: base, sft or policy")
+    persona: str = Field("", description="system text for this expert; empty: none")
+    temperature: float = Field(1.0, ge=0, description="of sampling its steps; 0 is greedy")
+
+
+def _three_experts() -> list[ExpertConfig]:
+    # One model, three temperatures: the cheapest way to lines that differ.
+    return [
+        ExpertConfig(name="Ada", temperature=0.6),
+        ExpertConfig(name="Blaise", temperature=0.9),
+        ExpertConfig(name="Carl", temperature=1.2),
+    ]
+
+
+class CouncilConfig(Settings):
+    """Rounds of think, judge and share, and the budgets that end them."""
+
+    experts: list[ExpertConfig] = Field(default_factory=_three_experts, min_length=1, description="the members")
+    rounds: int = Field(4, ge=1, description="steps that each expert may write")
+    max_tokens_per_step: int = Field(32, ge=1, description="tokens per step")
+    share: bool = Field(True, description="whether experts see each other's steps")
+    rejoin: bool = Field(True, description="whether one that left may take up the best peer's line, once")
+    leave_below: float | None = Field(
+        None, description="an expert leaves when the score of its line falls below this; null: never by score"
+    )
+    seed: int = Field(0, ge=0, description="of sampling")
+    max_total_tokens: int = Field(2000, ge=1, description="tokens of all experts together; then the council concludes")
+    seconds: float | None = Field(None, gt=0, description="wall-clock limit; then the council concludes; null: none")
+
+    @field_validator("experts")
+    @classmethod
+    def _names_differ(cls, experts: list[ExpertConfig]) -> list[ExpertConfig]:
+        names = [expert.name for expert in experts]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"two experts are called {twice[0]!r}; give each a name of its own")
+        return experts

@@ -1,0 +1,78 @@
+"""Schemas of the training stages. Free of torch, so that a recipe is checked before anything heavy is loaded."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Settings(BaseModel):
+    """A section of a recipe: unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class LoraSettings(Settings):
+    """Low-rank adapters on every linear layer (LoRA, arXiv 2106.09685; QLoRA, arXiv 2305.14314)."""
+
+    rank: int = Field(16, ge=1, description="rank r of the update B A")
+    alpha: float = Field(32.0, gt=0, description="the update is scaled by alpha / rank")
+
+
+class BackboneConfig(Settings):
+    """The one causal language model that every role shares."""
+
+    model: str = Field(
+        "embedded", description="'embedded' (SmolLM2-135M-Instruct), a Hugging Face id, or a local folder"
+    )
+    quantization: Literal["none", "int8", "nf4"] = Field(
+        "nf4", description="storage of the linear layers; nf4 uses double quantization"
+    )
+    compute_dtype: Literal["float32", "bfloat16"] = Field("bfloat16", description="dtype of the arithmetic")
+    lora: LoraSettings = LoraSettings()
+
+
+class SFTConfig(Settings):
+    """Supervised fine-tuning by TRL's SFTTrainer, loss on the completion only."""
+
+    steps: int = Field(100, ge=1, description="optimizer steps")
+    batch_size: int = Field(16, ge=1, description="rows per step")
+    learning_rate: float = Field(5e-4, gt=0, description="peak learning rate of AdamW, linear decay")
+    warmup_steps: int = Field(5, ge=0, description="optimizer steps of linear warm-up")
+    max_length: int = Field(512, ge=8, description="tokens per row; longer rows are refused or cut, with a notice")
+    checkpoint_every: int = Field(10, ge=1, description="optimizer steps between checkpoints")
+
+
+class RewardConfig(Settings):
+    """Reward model: a LoRA adapter and a scalar head, trained on pairs with the margin ranking loss."""
+
+    steps: int = Field(60, ge=1, description="optimizer steps")
+    batch_size: int = Field(8, ge=1, description="pairs per step")
+    learning_rate: float = Field(3e-4, gt=0, description="peak learning rate of AdamW, linear decay")
+    warmup_steps: int = Field(5, ge=0, description="optimizer steps of linear warm-up")
+    margin: float = Field(1.0, ge=0, description="margin m of max(0, m - (r_chosen - r_rejected))")
+    max_length: int = Field(512, ge=8, description="tokens per row")
+    checkpoint_every: int = Field(10, ge=1, description="optimizer steps between checkpoints")
+
+
+class PPOConfig(Settings):
+    """Proximal policy optimization (arXiv 1707.06347) in the form used for language models (InstructGPT)."""
+
+    iterations: int = Field(8, ge=1, description="rounds of sampling and updating")
+    batch_size: int = Field(32, ge=2, description="rollouts per iteration")
+    minibatches: int = Field(2, ge=1, description="optimizer steps per epoch")
+    epochs: int = Field(2, ge=1, description="passes over the rollouts of an iteration")
+    max_tokens: int = Field(64, ge=1, description="tokens per response")
+    temperature: float = Field(1.0, gt=0, description="temperature of sampling and of every log-probability")
+    learning_rate: float = Field(1e-4, gt=0, description="peak learning rate of the policy, linear decay to 0")
+    value_learning_rate: float = Field(1e-4, gt=0, description="peak learning rate of the value model")
+    kl_coef: float = Field(0.05, ge=0, description="beta: weight of the KL penalty towards the frozen SFT adapter")
+    gamma: float = Field(1.0, gt=0, le=1, description="discount")
+    lam: float = Field(0.95, ge=0, le=1, description="lambda of generalized advantage estimation")
+    clip_range: float = Field(0.2, gt=0, description="epsilon of the clipped surrogate")
+    value_clip_range: float = Field(0.2, gt=0, description="clipping of the value update")
+    value_coef: float = Field(0.5, ge=0, description="weight of the value loss")
+    max_grad_norm: float = Field(1.0, gt=0, description="gradient norm that is clipped to")
+    missing_eos_penalty: float = Field(1.0, ge=0, description="subtracted from the score of an unfinished response")
+    target_kl: float | None = Field(0.1, description="ends an iteration's epochs when approxkl exceeds it; null: never")

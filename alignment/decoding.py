@@ -1,0 +1,184 @@
+"""Decoding of a batch of rows: shared prefix, ragged prompts, a random stream, stops and a grammar for each row."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from alignment.backbone import Backbone
+from alignment.batch import pad
+
+Prompt = list[dict[str, str]]
+MIN_SHARED_PREFIX = 8  # tokens; below it, expanding a cache costs more than it saves
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to write.
+
+    ``prefix`` is assistant text that stands already; ``temperature`` 0 is greedy; ``stop`` strings end a row and are
+    kept in its text; ``grammar`` is a regular expression of the whole completion; ``seed`` names the row's own
+    random stream, so that its tokens do not depend on which rows it is batched with.
+    """
+
+    prompt: Prompt
+    prefix: str = ""
+    role: str = "policy"
+    max_tokens: int = 64
+    temperature: float = 1.0
+    seed: int | str = 0
+    stop: tuple[str, ...] = ()
+    grammar: str | None = None
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What was written. ``ids`` has the end-of-text token where the model ended; ``logprob`` is the sum over ``ids``
+    of log-probabilities in nats at the request's temperature, before the grammar's mask."""
+
+    text: str
+    ids: tuple[int, ...]
+    prompt_tokens: int
+    logprob: float
+    finish: str  # "eos", "stop", "length" or "cancelled"
+
+    @property
+    def tokens(self) -> int:
+        return len(self.ids)
+
+
+@dataclass
+class Row:
+    """A request on its way."""
+
+    request: Request
+    prompt_ids: list[int]
+    emit: Callable[[str], None] | None = None
+    cancelled: Callable[[], bool] = lambda: False
+    ids: list[int] = field(default_factory=list)
+    text: str = ""
+    emitted: int = 0
+    logprob: float = 0.0
+    finish: str = ""
+    matcher: Any = None
+    stream: random.Random = field(default_factory=random.Random)
+
+    def completion(self) -> Completion:
+        return Completion(self.text, tuple(self.ids), len(self.prompt_ids), self.logprob, self.finish)
+
+
+def decode_rows(backbone: Backbone, rows: list[Row], grammar_tokenizer: Callable[[], Any]) -> None:
+    """Writes every row to its end. All rows share the role that is entered. Rows that finish leave the batch."""
+    for row in rows:
+        row.stream = random.Random(f"{row.request.seed}")
+        row.matcher = _matcher(row.request.grammar, grammar_tokenizer) if row.request.grammar else None
+    with torch.no_grad():
+        hidden, mask, cache = prefill(backbone, [row.prompt_ids for row in rows])
+        active = rows
+        while True:
+            # one set of tokens: the distribution is needed at the last position of each row only
+            _advance(backbone, active, backbone.logits(hidden))
+            keep = [i for i, row in enumerate(active) if not row.finish]
+            if not keep:
+                return
+            if len(keep) < len(active):
+                index = torch.tensor(keep)
+                cache.batch_select_indices(index)
+                mask, active = mask[index], [active[i] for i in keep]
+            mask = torch.cat([mask, torch.ones((len(active), 1), dtype=torch.long)], dim=1)
+            ids = torch.tensor([[row.ids[-1]] for row in active])
+            hidden = backbone.hidden(ids, mask, cache).last_hidden_state[:, -1]
+
+
+def prefill(backbone: Backbone, prompts: Sequence[list[int]], left: bool = True) -> tuple[Tensor, Tensor, Any]:
+    """Reads prompts into a fresh cache, their common prefix once.
+
+    Returns the hidden states of the last position [B, H] (``left``), or of all positions after the common prefix
+    [B, T, H] with the rows padded on the right; the mask [B, P + T]; the cache.
+    """
+    cache = DynamicCache(config=backbone.model.config)
+    shared = common_prefix(prompts)
+    count = len(prompts)
+    if shared:
+        ids = torch.tensor([prompts[0][:shared]])
+        backbone.hidden(ids, torch.ones_like(ids), cache)
+        cache.batch_repeat_interleave(count)
+    ids, mask = pad([p[shared:] for p in prompts], backbone.chat.pad_id, left=left)
+    mask = torch.cat([torch.ones((count, shared), dtype=torch.long), mask], dim=1)
+    hidden = backbone.hidden(ids, mask, cache).last_hidden_state
+    return hidden[:, -1] if left else hidden, mask, cache
+
+
+def common_prefix(prompts: Sequence[list[int]]) -> int:
+    """Tokens that all prompts start with, at least one short of the shortest; 0 where sharing does not pay."""
+    if len(prompts) < 2:
+        return 0
+    first, last = min(prompts), max(prompts)  # the extremes of the lexicographic order differ soonest
+    limit = min(len(p) for p in prompts) - 1
+    shared = next((i for i in range(min(limit, len(first))) if first[i] != last[i]), limit)
+    return shared if shared >= MIN_SHARED_PREFIX else 0
+
+
+def _advance(backbone: Backbone, rows: list[Row], logits: Tensor) -> None:
+    temperatures = torch.tensor([row.request.temperature or 1.0 for row in rows]).unsqueeze(1)
+    logp = (logits / temperatures).log_softmax(-1)
+    for i, row in enumerate(rows):
+        token = _sample(row, logp[i])
+        row.ids.append(token)
+        row.logprob += logp[i, token].item()
+        if row.matcher is not None and token != backbone.chat.eos_id:
+            row.matcher.consume_token(token)
+        _finish(backbone, row, token)
+
+
+def _sample(row: Row, logp: Tensor) -> int:
+    """Inverse CDF with one uniform number per token, from the row's own stream."""
+    weights = logp
+    if row.matcher is not None:
+        allowed = np.unpackbits(np.frombuffer(row.matcher.compute_bitmask(), dtype=np.uint8), bitorder="little")
+        allowed = np.pad(allowed, (0, max(0, len(logp) - len(allowed))))[: len(logp)]
+        weights = logp.masked_fill(~torch.from_numpy(allowed.astype(bool)), -torch.inf)
+    if row.request.temperature == 0:
+        return int(weights.argmax())
+    cumulative = weights.double().softmax(-1).cumsum(-1)
+    # strictly below the total, so that rounding never picks a token of probability 0 behind the last one
+    uniform = row.stream.random() * cumulative[-1]
+    return int(torch.searchsorted(cumulative, uniform, right=True).clamp(max=len(logp) - 1))
+
+
+def _finish(backbone: Backbone, row: Row, token: int) -> None:
+    request = row.request
+    if token == backbone.chat.eos_id:
+        row.finish = "eos"
+    else:
+        row.text = backbone.chat.text(row.ids)
+        if any(stop in row.text for stop in request.stop):
+            row.finish = "stop"
+        elif row.matcher is not None and row.matcher.is_stopped():
+            row.finish = "stop"
+        elif len(row.ids) >= request.max_tokens:
+            row.finish = "length"
+        elif row.cancelled():
+            row.finish = "cancelled"
+    if row.emit is not None:
+        # an unfinished UTF-8 sequence decodes to U+FFFD: wait for its other bytes
+        ready = row.text if row.finish else row.text.rstrip("\ufffd")
+        if len(ready) > row.emitted:
+            row.emit(ready[row.emitted :])
+            row.emitted = len(ready)
+
+
+def _matcher(regex: str, grammar_tokenizer: Callable[[], Any]) -> Any:
+    from llguidance import LLMatcher
+
+    matcher = LLMatcher(grammar_tokenizer(), LLMatcher.grammar_from_regex(regex))
+    if matcher.get_error():
+        raise ValueError(f"the grammar {regex!r} cannot be used: {matcher.get_error()}")
+    return matcher

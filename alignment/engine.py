@@ -1,0 +1,230 @@
+"""The engine: every forward outside a gradient step, on one worker thread that alone enters roles.
+
+Callers from any thread submit and wait. Requests that arrive within a short window and share a role are decoded as
+one batch.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from alignment.backbone import Backbone
+from alignment.batch import encode_scored, pad, token_logprobs
+from alignment.config import BackboneConfig
+from alignment.decoding import Completion, Prompt, Request, Row, decode_rows, prefill
+from alignment.errors import SetupError
+from alignment.run_dir import RunDir
+
+WINDOW_SECONDS = 0.02  # how long the worker waits for others that want the same batch
+SCORE_ROWS = 32  # rows per forward of scores and log-probabilities
+
+__all__ = ["Completion", "Engine", "Request"]
+
+
+@dataclass
+class _Job:
+    """Rows to decode, or a function to run on the worker."""
+
+    rows: list[Row] = field(default_factory=list)
+    call: Callable[[], Any] | None = None
+    future: Future = field(default_factory=Future)
+
+
+class Engine:
+    """Generates, streams and scores on one backbone."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        self.backbone = backbone
+        self._jobs: queue.Queue[_Job | None] = queue.Queue()
+        self._grammar_tokenizer: Any = None
+        self._worker = threading.Thread(target=self._work, name="junto-engine", daemon=True)
+        self._worker.start()
+
+    @classmethod
+    def open(cls, model: str | Path, compute_dtype: str | None = None, runs_root: str | Path = "runs") -> Engine:
+        """An engine over a run directory (with all its roles), a model folder, a hub id or ``embedded``."""
+        folder = next((p for p in (Path(model), Path(runs_root) / str(model)) if (p / "config.yaml").is_file()), None)
+        settings = RunDir(folder).config()["backbone"] if folder else {"model": str(model), "quantization": "none"}
+        if compute_dtype:
+            settings = settings | {"compute_dtype": compute_dtype}
+        backbone = Backbone(BackboneConfig(**settings))
+        if folder:
+            found = [p.parent.name for p in (folder / "adapters").glob("*/adapter.json")]
+            if not found:
+                raise SetupError(f"the run {folder} has no trained adapters yet; run its recipe first")
+            for role in sorted(found):
+                backbone.load_role(role, folder / "adapters" / role)
+        return cls(backbone)
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        return self.backbone.roles
+
+    @property
+    def fingerprint(self) -> dict[str, Any]:
+        """What decides a score: base weights, storage, arithmetic and adapters, for cache keys and records."""
+        import hashlib
+
+        digests = {}
+        for role in self.roles[1:]:
+            digest = hashlib.sha256()
+            for name, value in self.backbone.weights(role).items():
+                digest.update(name.encode() + value.float().cpu().numpy().tobytes())
+            digests[role] = digest.hexdigest()
+        config = self.backbone.config
+        return {
+            "backbone": self.backbone.sha256,
+            "quantization": config.quantization,
+            "compute_dtype": config.compute_dtype,
+            "adapters": digests,
+            "scales": {role: list(scale) for role, scale in sorted(self.backbone.scales.items())},
+            "chat_template": hashlib.sha256(
+                str(getattr(self.backbone.tokenizer, "chat_template", "")).encode()
+            ).hexdigest(),
+        }
+
+    def generate(self, requests: Sequence[Request], emit: Callable[[int, str], None] | None = None
+                 ) -> list[Completion]:
+        """Completions in the order of the requests. Several roles make several batches.
+
+        ``emit(i, text)`` gets pieces of request i's text as they come, on the worker's thread.
+        """
+        rows = [self._row(request) for request in requests]
+        if emit is not None:
+            for i, row in enumerate(rows):
+                row.emit = partial(emit, i)
+        self._submit(_Job(rows=rows)).result()
+        return [row.completion() for row in rows]
+
+    def stream(self, request: Request) -> Iterator[str]:
+        """Pieces of text as they come; closing the iterator cancels the row."""
+        pieces: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        gone = threading.Event()
+        row = self._row(request)
+        row.emit, row.cancelled = pieces.put, gone.is_set
+        future = self._submit(_Job(rows=[row]))
+        future.add_done_callback(lambda _: pieces.put(None))
+        try:
+            while (piece := pieces.get()) is not None:
+                yield piece
+            future.result()
+        finally:
+            gone.set()
+
+    def score(self, prompts: Sequence[Prompt], responses: Sequence[str], role: str = "reward") -> list[float]:
+        """The scalar of ``role`` (``reward`` or ``value``) for each response, read at its last token."""
+        if role not in self.backbone.heads:
+            raise SetupError(f"this model has no {role} head; open a run that has trained one")
+        chat = self.backbone.chat
+        rows = [encode_scored(chat, p, r) for p, r in zip(prompts, responses, strict=True)]
+        return self._call(lambda: self._scores(rows, role))
+
+    def logprobs(self, prompts: Sequence[Prompt], ids: Sequence[Sequence[int]], role: str, temperature: float = 1.0
+                 ) -> list[list[float]]:
+        """Log-probabilities in nats of response tokens ``ids`` under ``role``."""
+        before = [self.backbone.chat.prompt_ids(p) for p in prompts]
+        return self._call(lambda: self._logprobs(before, ids, role, temperature))
+
+    def close(self) -> None:
+        self._jobs.put(None)
+        self._worker.join()
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # -- the worker ---------------------------------------------------------------------------------------
+
+    def _row(self, request: Request) -> Row:
+        if request.role not in self.roles:
+            raise SetupError(f"this model has no role {request.role!r}; it has {', '.join(self.roles)}")
+        chat = self.backbone.chat
+        return Row(request, chat.prompt_ids(request.prompt) + chat.text_ids(request.prefix))
+
+    def _submit(self, job: _Job) -> Future:
+        if not self._worker.is_alive():
+            raise RuntimeError("the engine is closed")
+        self._jobs.put(job)
+        return job.future
+
+    def _call(self, call: Callable[[], Any]) -> Any:
+        return self._submit(_Job(call=call)).result()
+
+    def _work(self) -> None:
+        closing = False
+        while not closing:
+            jobs = [self._jobs.get()]
+            until = time.monotonic() + WINDOW_SECONDS
+            while jobs[-1] is not None and jobs[-1].rows:
+                try:
+                    jobs.append(self._jobs.get(timeout=max(0.0, until - time.monotonic())))
+                except queue.Empty:
+                    break
+            closing = jobs[-1] is None
+            self._run([job for job in jobs if job is not None])
+
+    def _run(self, jobs: list[_Job]) -> None:
+        try:
+            rows = [row for job in jobs for row in job.rows]
+            for role in dict.fromkeys(row.request.role for row in rows):
+                batch = [row for row in rows if row.request.role == role]
+                # arrival order must not decide how rows are batched, nor how their sums are rounded
+                batch.sort(key=lambda row: (row.prompt_ids, str(row.request.seed)))
+                with self.backbone.role(role):
+                    decode_rows(self.backbone, batch, self._grammar)
+            results = [job.call() if job.call else None for job in jobs]
+        except BaseException as error:  # whatever went wrong belongs to the callers, who wait
+            for job in jobs:
+                job.future.set_exception(error)
+            return
+        for job, result in zip(jobs, results, strict=True):
+            job.future.set_result(result)
+
+    def _grammar(self) -> Any:
+        if self._grammar_tokenizer is None:
+            import llguidance.hf
+
+            self._grammar_tokenizer = llguidance.hf.from_tokenizer(self.backbone.tokenizer)
+        return self._grammar_tokenizer
+
+    def _scores(self, rows: list[list[int]], role: str) -> list[float]:
+        order = sorted(range(len(rows)), key=lambda i: rows[i])  # neighbours share a prefix
+        found = [0.0] * len(rows)
+        with self.backbone.role(role), torch.no_grad():
+            for start in range(0, len(order), SCORE_ROWS):
+                chunk = order[start : start + SCORE_ROWS]
+                hidden, mask, _ = prefill(self.backbone, [rows[i] for i in chunk], left=False)
+                skipped = mask.shape[1] - hidden.shape[1]
+                last = hidden[torch.arange(len(chunk)), mask.sum(-1) - 1 - skipped]
+                for i, value in zip(chunk, self.backbone.scalar(role, last).tolist(), strict=True):
+                    found[i] = value
+        return found
+
+    def _logprobs(self, before: list[list[int]], ids: Sequence[Sequence[int]], role: str, temperature: float
+                  ) -> list[list[float]]:
+        found: list[list[float]] = []
+        with self.backbone.role(role), torch.no_grad():
+            for start in range(0, len(ids), SCORE_ROWS):
+                chunk = slice(start, start + SCORE_ROWS)
+                prompts, responses = before[chunk], ids[chunk]
+                rows, mask = pad([p + list(r) for p, r in zip(prompts, responses, strict=True)],
+                                 self.backbone.chat.pad_id)
+                wanted: Tensor = mask.bool()
+                for i, prompt in enumerate(prompts):
+                    wanted[i, : len(prompt)] = False
+                logp, _ = token_logprobs(self.backbone, rows, mask, wanted, temperature)
+                found += [logp[i][wanted[i]].tolist() for i in range(len(prompts))]
+        return found

@@ -1,0 +1,170 @@
+"""The run directory: everything that a training writes, in plain files that survive a kill at any moment.
+
+``config.yaml``, ``environment.json``, ``status.json``, ``metrics.jsonl``, ``samples.jsonl``, ``checkpoints/``,
+``adapters/``, ``trees/``, ``explanations/``, ``report.html``. Free of torch.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from alignment.errors import UsageError
+
+Event = dict[str, Any]
+Report = Callable[[Event], None]  # takes {"stage", "step", "total", "metrics", "tokens_per_second", "eta_seconds"}
+
+TIME_COLUMNS = ("seconds", "tokens_per_second")
+STAGES = ("data", "sft", "reward", "ppo", "evaluate")
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Writes aside, flushes to disk, renames: readers see the old text or the new one."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    with aside.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(aside, path)
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Rows of a JSONL file; a last line that a kill cut short is dropped."""
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
+
+
+def to_jsonl(rows: Iterable[dict[str, Any]]) -> str:
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+class RunDir:
+    """Reads and writes ``runs/<name>/``."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(path)
+
+    @classmethod
+    def open(cls, name_or_path: str | Path, root: str | Path = "runs") -> RunDir:
+        """An existing run, by path or by name under ``root``; raises UsageError with the names that there are."""
+        root = Path(root)
+        for path in (Path(name_or_path), root / name_or_path):
+            if (path / "config.yaml").is_file():
+                return cls(path)
+        names = sorted(p.parent.name for p in root.glob("*/config.yaml")) if root.is_dir() else []
+        there = f"runs in {root}/: {', '.join(names)}" if names else f"there are no runs in {root}/ yet"
+        raise UsageError(f"no run {str(name_or_path)!r}; {there}")
+
+    # -- reading ------------------------------------------------------------------------------------------
+
+    def config(self) -> dict[str, Any]:
+        return yaml.safe_load((self.path / "config.yaml").read_text(encoding="utf-8"))
+
+    def status(self) -> dict[str, Any]:
+        path = self.path / "status.json"
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"state": "pending", "stages": {}}
+
+    def environment(self) -> dict[str, Any]:
+        path = self.path / "environment.json"
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+    def metrics(self) -> list[dict[str, Any]]:
+        return read_rows(self.path / "metrics.jsonl")
+
+    def samples(self) -> list[dict[str, Any]]:
+        return read_rows(self.path / "samples.jsonl")
+
+    def done(self, stage: str) -> bool:
+        return self.status()["stages"].get(stage, {}).get("state") == "done"
+
+    def results(self, stage: str) -> dict[str, Any]:
+        return self.status()["stages"].get(stage, {}).get("results", {})
+
+    # -- writing ------------------------------------------------------------------------------------------
+
+    def create(self, config: str, environment: dict[str, Any]) -> None:
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_atomic(self.path / "config.yaml", config)
+        write_atomic(self.path / "environment.json", json.dumps(environment, indent=1) + "\n")
+
+    def set_status(self, state: str, stage: str = "", message: str = "") -> None:
+        status = self.status()
+        status |= {"state": state, "stage": stage, "message": message, "updated": _now()}
+        write_atomic(self.path / "status.json", json.dumps(status, indent=1) + "\n")
+
+    def set_stage(self, stage: str, **fields: Any) -> None:
+        """Updates one stage's entry: ``state``, ``step``, ``total``, ``seconds``, ``results``."""
+        status = self.status()
+        entry = status["stages"].setdefault(stage, {"state": "pending"})
+        entry |= fields
+        status |= {"stage": stage, "updated": _now()}
+        write_atomic(self.path / "status.json", json.dumps(status, indent=1) + "\n")
+
+    def rewind(self, file: str, stage: str, step: int) -> None:
+        """Drops a stage's rows after ``step`` from ``metrics.jsonl`` or ``samples.jsonl``: they will come again."""
+        path = self.path / file
+        rows = [r for r in read_rows(path) if r["stage"] != stage or r.get("step", 0) <= step]
+        write_atomic(path, to_jsonl(rows))
+
+    def append(self, file: str, rows: Iterable[dict[str, Any]]) -> None:
+        with (self.path / file).open("a", encoding="utf-8") as out:
+            out.write(to_jsonl(rows))
+
+
+class StageLog:
+    """One stage's steps: a metrics row each, a progress event each, rates and time left."""
+
+    def __init__(self, run: RunDir, stage: str, total: int, start: int, report: Report) -> None:
+        self.run, self.stage, self.total, self.report = run, stage, total, report
+        self.first = self.last = time.monotonic()
+        self.start = start
+        self.spent = run.status()["stages"].get(stage, {}).get("seconds", 0.0) if start else 0.0
+        run.rewind("metrics.jsonl", stage, start)
+        run.set_stage(stage, state="running", step=start, total=total)
+        report({"stage": stage, "step": start, "total": total, "metrics": {}})
+
+    def step(self, step: int, metrics: dict[str, float], tokens: int) -> None:
+        """Records ``step`` (1-based) with its metrics and the number of tokens that it processed."""
+        now = time.monotonic()
+        seconds, self.last = now - self.last, now
+        rate = tokens / max(seconds, 1e-9)
+        row = {"stage": self.stage, "step": step, "total": self.total, **metrics}
+        self.run.append("metrics.jsonl", [row | {"tokens_per_second": round(rate, 1), "seconds": round(seconds, 3)}])
+        left = (now - self.first) / (step - self.start) * (self.total - step)
+        self.report(
+            {
+                "stage": self.stage,
+                "step": step,
+                "total": self.total,
+                "metrics": metrics,
+                "tokens_per_second": rate,
+                "eta_seconds": left,
+            }
+        )
+
+    def saved(self, step: int) -> None:
+        """Says in ``status.json`` that a checkpoint of ``step`` is on disk."""
+        self.run.set_stage(self.stage, step=step, seconds=self.seconds())
+
+    def seconds(self) -> float:
+        return round(self.spent + time.monotonic() - self.first, 1)
+
+    def done(self, results: dict[str, Any]) -> None:
+        self.run.set_stage(self.stage, state="done", step=self.total, seconds=self.seconds(), results=results)
+        self.report({"stage": self.stage, "step": self.total, "total": self.total, "metrics": results, "done": True})
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,54 @@
+"""Figures with intervals. numpy only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+Interval = dict[str, Any]  # {"value", "low", "high", "n", "level", "method"}
+
+
+def bootstrap(values: Sequence[float], seed: int = 0, resamples: int = 2000, level: float = 0.95) -> Interval:
+    """Mean with its percentile bootstrap interval (Efron 1979). For a paired difference pass the differences."""
+    data = np.asarray(values, dtype=float)
+    draws = np.random.default_rng(seed).integers(0, len(data), (resamples, len(data)))
+    low, high = np.quantile(data[draws].mean(1), [(1 - level) / 2, (1 + level) / 2])
+    return _interval(data.mean(), low, high, len(data), level, "percentile bootstrap of the mean, 2000 resamples")
+
+
+def wilson(successes: int, n: int, level: float = 0.95) -> Interval:
+    """A proportion with Wilson's score interval (1927)."""
+    z = {0.95: 1.959964, 0.9: 1.644854, 0.99: 2.575829}[level]
+    p = successes / n
+    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
+    return _interval(p, max(centre - half, 0.0), min(centre + half, 1.0), n, level, "Wilson score")
+
+
+def auc(positive: Sequence[float], negative: Sequence[float]) -> float:
+    """Probability that a positive scores above a negative, ties counted half (Mann-Whitney)."""
+    a, b = np.asarray(positive, float)[:, None], np.asarray(negative, float)[None, :]
+    return float((a > b).mean() + 0.5 * (a == b).mean())
+
+
+def paired_bootstrap(
+    statistic: Callable[[np.ndarray], float], n: int, seed: int = 0, resamples: int = 1000, level: float = 0.95
+) -> Interval:
+    """Any statistic of row numbers, resampled by rows: keeps what belongs together together."""
+    rng = np.random.default_rng(seed)
+    draws = [statistic(rng.integers(0, n, n)) for _ in range(resamples)]
+    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
+    value = statistic(np.arange(n))
+    return _interval(value, low, high, n, level, f"percentile bootstrap over rows, {resamples} resamples")
+
+
+def correlation(x: Sequence[float], y: Sequence[float]) -> float | None:
+    """Pearson's r, or None where one side is constant."""
+    a, b = np.asarray(x, float), np.asarray(y, float)
+    return float(np.corrcoef(a, b)[0, 1]) if len(a) > 1 and a.std() > 0 and b.std() > 0 else None
+
+
+def _interval(value: float, low: float, high: float, n: int, level: float, method: str) -> Interval:
+    return {"value": float(value), "low": float(low), "high": float(high), "n": n, "level": level, "method": method}

@@ -1,0 +1,102 @@
+"""The one place that reads a model's and a tokenizer's files."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, GgufConfig
+from transformers.utils import logging as transformers_logging
+
+from alignment.config import BackboneConfig
+from alignment.embedded import embedded_folder
+from alignment.errors import SetupError
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def quiet() -> None:
+    """Leave progress and warnings of loading to Junto's own lines."""
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+    # bitsandbytes looks for an optional GEMM kernel on a hub; without it, its own kernels serve
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+
+
+def read_gguf(path: Path) -> tuple[Any, Any]:
+    """A dequantized GGUF model in bfloat16 and its tokenizer."""
+    quiet()
+    config = GgufConfig(dequantize=True)
+    model = AutoModelForCausalLM.from_pretrained(
+        path.parent, gguf_file=path.name, quantization_config=config, dtype=torch.bfloat16
+    )
+    return model, AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+
+
+def locate(model: str) -> str:
+    """The folder or hub id behind a recipe's ``backbone.model``."""
+    return str(embedded_folder()) if model == "embedded" else os.path.expanduser(model)
+
+
+def load_tokenizer(model: str) -> Any:
+    """The model's tokenizer; raises SetupError where there is none or it has no chat template."""
+    quiet()
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(locate(model))
+    except (OSError, ValueError) as error:
+        raise SetupError(_unreadable(model, error)) from error
+    if tokenizer.eos_token_id is None:
+        raise SetupError(f"the tokenizer of {model!r} names no end-of-text token; junto cannot end a response with it")
+    return tokenizer
+
+
+def load_causal_lm(config: BackboneConfig) -> Any:
+    """The model in the storage and dtype of ``config``, in eval mode, all gradients off."""
+    quiet()
+    place = locate(config.model)
+    dtype = DTYPES[config.compute_dtype]
+    quantization = {
+        "none": None,
+        "int8": BitsAndBytesConfig(load_in_8bit=True),
+        "nf4": BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=dtype,
+        ),
+    }[config.quantization]
+    try:
+        model = AutoModelForCausalLM.from_pretrained(place, dtype=dtype, quantization_config=quantization)
+    except (OSError, ValueError) as error:
+        raise SetupError(_unreadable(config.model, error)) from error
+    model.requires_grad_(False)
+    for module in model.modules():
+        # On processors with AVX512-BF16, bitsandbytes 0.50 repacks a 4-bit weight at the first forward in eval mode
+        # and later multiplies by a kernel without a gradient: training after sampling would go silently wrong.
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+    return model.eval()
+
+
+def fingerprint(model: str) -> str:
+    """sha256 over the names and bytes of the weight files and the tokenizer (a hub id: of its resolved files)."""
+    place = Path(locate(model))
+    if not place.is_dir():
+        config = AutoConfig.from_pretrained(model)
+        return hashlib.sha256(f"{model}@{getattr(config, '_commit_hash', None)}".encode()).hexdigest()
+    digest = hashlib.sha256()
+    for path in sorted(place.iterdir()):
+        if path.suffix == ".safetensors" or path.name == "tokenizer.json":
+            digest.update(path.name.encode())
+            with path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
+
+
+def _unreadable(model: str, error: Exception) -> str:
+    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return f"the model {model!r} cannot be loaded ({first[:160]}); name 'embedded', a local folder or a hub id"

@@ -1,0 +1,186 @@
+"""The ``evaluate`` graph: generate -> score -> aggregate, on held-out prompts, before and after PPO.
+
+Both arms, the SFT model and the policy, answer the same prompts with the same random streams, so that their
+difference is paired. What was generated is kept in ``samples.jsonl`` and is not generated again.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypedDict
+
+from langgraph.graph import END, START, StateGraph
+from langgraph.runtime import Runtime
+
+from alignment.engine import Engine, Request
+from alignment.run_dir import Report, RunDir, write_atomic
+from alignment.statistics import Interval, bootstrap, wilson
+from graphs.recipe import EvaluateConfig, load_recipe, load_task
+
+ARMS = ("sft", "policy")
+CHUNK = 16  # prompts per batch; fixed, because the shape of a batch decides how bfloat16 sums are rounded
+
+Row = dict[str, Any]
+
+
+class State(TypedDict, total=False):
+    samples: list[Row]
+    results: dict[str, Any]
+
+
+@dataclass
+class Context:
+    """What the nodes work with; nothing of it is kept in the state."""
+
+    engine: Engine
+    prompts: list[Row]
+    check: Callable[[str, str], bool | None]
+    config: EvaluateConfig
+    run: RunDir
+    report: Report
+
+
+def generate(state: State, runtime: Runtime[Context]) -> State:
+    """Every arm's response to every prompt, chunk by chunk; complete chunks on disk are taken from there."""
+    c = runtime.context
+    kept = {(r["arm"], r["id"]): r for r in c.run.samples() if r["stage"] == "evaluate" and "ids" in r}
+    samples: list[Row] = []
+    steps = [(arm, chunk) for arm in ARMS for chunk in _chunks(c.prompts)]
+    first = time.monotonic()
+    for step, (arm, chunk) in enumerate(steps, 1):
+        rows = [kept.get((arm, row["id"])) for row in chunk]
+        begin = time.monotonic()
+        if any(row is None for row in rows):
+            rows = _respond(c, arm, chunk)
+            c.run.append("samples.jsonl", rows)
+        samples += [row for row in rows if row is not None]
+        now = time.monotonic()
+        c.report({
+            "stage": "evaluate",
+            "step": step,
+            "total": len(steps),
+            "metrics": {},
+            "message": f"{arm}: {len(chunk)} responses",
+            "tokens_per_second": sum(len(r["ids"]) for r in rows if r) / max(now - begin, 1e-9),
+            "eta_seconds": (now - first) / step * (len(steps) - step),
+        })
+    return {"samples": samples}
+
+
+def score(state: State, runtime: Runtime[Context]) -> State:
+    """Reward of every sample, whether it solves its question, and log-probabilities under both arms for the KL."""
+    c = runtime.context
+    prompts = {row["id"]: row["prompt"] for row in c.prompts}
+    samples = state["samples"]
+    rewards = c.engine.score([prompts[s["id"]] for s in samples], [s["text"] for s in samples])
+    policy = [s for s in samples if s["arm"] == "policy"]
+    asked = [prompts[s["id"]] for s in policy]
+    ids = [s["ids"] for s in policy]
+    temperature = c.config.temperature or 1.0
+    logp, reference = (c.engine.logprobs(asked, ids, role, temperature) for role in ("policy", "sft"))
+    kl = {s["id"]: sum(a) - sum(b) for s, a, b in zip(policy, logp, reference, strict=True)}
+    scored = [
+        s | {"reward": r, "solved": c.check(s["question"], s["text"])}
+        | ({"kl": kl[s["id"]]} if s["arm"] == "policy" else {})
+        for s, r in zip(samples, rewards, strict=True)
+    ]
+    return {"samples": scored}
+
+
+def aggregate(state: State, runtime: Runtime[Context]) -> State:
+    """Each arm's figures, the paired differences, and what they say in words."""
+    c = runtime.context
+    c.run.rewind("samples.jsonl", "evaluate", -1)
+    c.run.append("samples.jsonl", [{k: v for k, v in s.items() if k != "kl"} for s in state["samples"]])
+    sft, policy = ([s for s in state["samples"] if s["arm"] == arm] for arm in ARMS)
+    reward = {"sft": bootstrap([s["reward"] for s in sft]), "policy": bootstrap([s["reward"] for s in policy]),
+              "difference": bootstrap([p["reward"] - s["reward"] for s, p in zip(sft, policy, strict=True)])}
+    solved = None
+    if all(s["solved"] is not None for s in state["samples"]):
+        solved = {
+            "sft": wilson(sum(s["solved"] for s in sft), len(sft)),
+            "policy": wilson(sum(s["solved"] for s in policy), len(policy)),
+            "difference": bootstrap([float(p["solved"]) - float(s["solved"]) for s, p in
+                                     zip(sft, policy, strict=True)]),
+        }
+    kl = bootstrap([s["kl"] for s in policy])
+    results = {"split": "validation", "n": len(sft), "reward": reward, "solved": solved, "kl": kl}
+    return {"results": results | {"words": _words(len(sft), reward, solved, kl)}}
+
+
+def build() -> StateGraph:
+    builder = StateGraph(State, context_schema=Context)
+    for node in (generate, score, aggregate):
+        builder.add_node(node.__name__, node)
+    builder.add_edge(START, "generate")
+    builder.add_edge("generate", "score")
+    builder.add_edge("score", "aggregate")
+    builder.add_edge("aggregate", END)
+    return builder
+
+
+graph = build().compile(name="evaluate")
+
+
+def run_evaluate(run: Path, overrides: Sequence[str], report: Report) -> dict[str, Any]:
+    """``junto run evaluate --run``: the held-out figures of a finished run, again or with other settings."""
+    run_dir = RunDir(Path(run))
+    recipe = load_recipe(run_dir.path / "config.yaml", overrides)
+    task = load_task(recipe.task, run_dir.path)
+    data = task.load(task.Options(**recipe.data), recipe.seed, Path(run_dir.environment()["base"]))
+    # other settings make other samples: they are written beside the run's own, not over them
+    folder = RunDir(run_dir.path / "evaluations" / time.strftime("%Y%m%d-%H%M%S"))
+    folder.path.mkdir(parents=True)
+    with Engine.open(run_dir.path) as engine:
+        context = Context(engine, data.prompts["validation"][: recipe.evaluate.n], task.check, recipe.evaluate,
+                          folder, report)
+        results = graph.invoke({}, context=context)["results"]
+    write_atomic(folder.path / "results.json", json.dumps(results, indent=1) + "\n")
+    return results
+
+
+def _chunks(rows: list[Row]) -> list[list[Row]]:
+    return [rows[i : i + CHUNK] for i in range(0, len(rows), CHUNK)]
+
+
+def _respond(c: Context, arm: str, chunk: list[Row]) -> list[Row]:
+    config = c.config
+    requests = [
+        Request(row["prompt"], role=arm, max_tokens=config.max_tokens, temperature=config.temperature,
+                seed=f"{config.seed}/evaluate/{row['id']}")
+        for row in chunk
+    ]
+    return [
+        {"stage": "evaluate", "arm": arm, "id": row["id"], "question": row["question"], "text": done.text,
+         "ids": list(done.ids)}
+        for row, done in zip(chunk, c.engine.generate(requests), strict=True)
+    ]
+
+
+def _words(n: int, reward: dict[str, Interval], solved: dict[str, Interval] | None, kl: Interval) -> list[str]:
+    said = [_difference("mean reward", reward["difference"], n, "{:+.2f}")]
+    if solved:
+        said.append(
+            f"Solved held-out puzzles: {solved['sft']['value']:.0%} before PPO, {solved['policy']['value']:.0%} after."
+        )
+        said.append(_difference("share solved", solved["difference"], n, "{:+.1%}"))
+    said.append(
+        f"The policy is {kl['value']:.2f} nats per response away from the SFT model "
+        f"(KL, 95% interval {kl['low']:.2f} to {kl['high']:.2f})."
+    )
+    return said
+
+
+def _difference(what: str, d: Interval, n: int, number: str) -> str:
+    value, low, high = (number.format(d[key]) for key in ("value", "low", "high"))
+    if d["low"] > 0:
+        verdict = "PPO raised it"
+    elif d["high"] < 0:
+        verdict = "PPO lowered it"
+    else:
+        verdict = "the interval contains 0, so this run shows no difference"
+    return f"Paired difference of the {what} over {n} held-out prompts: {value} (95% interval {low} to {high}); {verdict}."

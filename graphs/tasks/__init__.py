@@ -1,0 +1,33 @@
+"""A task is data, prompts and a checker, in one torch-free module of its own.
+
+A task module has:
+
+- ``Options``: a pydantic model of the recipe's ``data:`` section;
+- ``load(options, seed, base) -> TaskData``: the rows; relative paths resolve against the folder ``base``;
+- ``prompt(question, board=(), persona="") -> list of messages``: ``board`` holds the steps that peers shared;
+- ``check(question, response) -> bool | None``: whether the response solves the question (None: no checker);
+- ``validate_question(question) -> str``: the question in its normal form, or a UsageError;
+- ``STEP``: a regular expression of one step line, or None where any line is a step.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+Row = dict[str, Any]
+Splits = dict[str, list[Row]]  # "train" and "validation"
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """The rows that a task hands to the stages.
+
+    ``sft`` rows are ``{"prompt": messages, "completion": str}``, ``pairs`` rows ``{"prompt", "chosen",
+    "rejected"}`` with an optional ``"margin"``, ``prompts`` rows ``{"id", "question", "prompt"}``.
+    """
+
+    sft: Splits
+    pairs: Splits
+    prompts: Splits
+    notes: list[str] = field(default_factory=list)

@@ -1,0 +1,106 @@
+"""Hand-worked numbers for every formula."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from alignment import losses
+
+
+def test_margin_ranking_by_hand() -> None:
+    chosen, rejected = torch.tensor([2.0, 0.0, 1.0]), torch.tensor([0.0, 0.0, 3.0])
+    # max(0, 1 - 2) = 0, max(0, 1 - 0) = 1, max(0, 1 + 2) = 3
+    assert losses.margin_ranking_loss(chosen, rejected, 1.0).item() == pytest.approx(4 / 3)
+    # per-pair margins: max(0, 3 - 2) = 1, max(0, 0 - 0) = 0, max(0, 1 + 2) = 3
+    assert losses.margin_ranking_loss(chosen, rejected, torch.tensor([3.0, 0.0, 1.0])).item() == pytest.approx(4 / 3)
+
+
+def test_margin_ranking_is_torchs() -> None:
+    torch.manual_seed(0)
+    a, b = torch.randn(50), torch.randn(50)
+    theirs = torch.nn.functional.margin_ranking_loss(a, b, torch.ones(50), margin=0.7)
+    assert losses.margin_ranking_loss(a, b, 0.7).item() == pytest.approx(theirs.item(), rel=1e-6)
+
+
+def test_token_rewards_by_hand() -> None:
+    mask = torch.tensor([[1.0, 1, 1], [1, 1, 0]])
+    logp = torch.tensor([[-1.0, -2, -3], [-1, -1, 9]])
+    ref = torch.tensor([[-1.5, -2, -2], [-2, -1, 7]])
+    # -beta (logp - ref) at each token; the score on top at the last real one
+    rewards = losses.token_rewards(torch.tensor([10.0, 20.0]), logp, ref, mask, kl_coef=0.1)
+    assert torch.allclose(rewards, torch.tensor([[-0.05, 0.0, 10.1], [-0.1, 20.0, 0.0]]), atol=1e-6)
+
+
+def test_advantages_by_hand() -> None:
+    rewards = torch.tensor([[1.0, 2.0, 3.0], [0.0, 4.0, 99.0]])
+    values = torch.tensor([[0.5, 1.0, 2.0], [1.0, 1.0, 99.0]])
+    mask = torch.tensor([[1.0, 1, 1], [1, 1, 0]])
+    # row 0, gamma 1, lambda 1/2: d2 = 3 - 2 = 1; d1 = 2 + 2 - 1 = 3; d0 = 1 + 1 - 1/2 = 3/2
+    #   A2 = 1; A1 = 3 + 1/2 = 7/2; A0 = 3/2 + 7/4 = 13/4
+    # row 1: d1 = 4 - 1 = 3 (nothing after it); d0 = 0 + 1 - 1 = 0; A1 = 3; A0 = 3/2
+    advantage, returns = losses.advantages(rewards, values, mask, gamma=1.0, lam=0.5)
+    assert torch.allclose(advantage, torch.tensor([[3.25, 3.5, 1.0], [1.5, 3.0, 0.0]]))
+    assert torch.allclose(returns, torch.tensor([[3.75, 4.5, 3.0], [2.5, 4.0, 0.0]]))
+
+
+def test_lambda_one_is_monte_carlo() -> None:
+    torch.manual_seed(0)
+    rewards, values, mask = torch.randn(4, 6), torch.randn(4, 6), torch.ones(4, 6)
+    _, returns = losses.advantages(rewards, values, mask, gamma=0.9, lam=1.0)
+    discounts = 0.9 ** torch.arange(6)
+    for t in range(6):
+        expected = (rewards[:, t:] * discounts[: 6 - t]).sum(1)
+        assert torch.allclose(returns[:, t], expected, atol=1e-5)
+
+
+@given(st.integers(2, 6), st.integers(2, 9), st.integers(0, 1000))
+def test_whiten(rows: int, columns: int, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    values = torch.randn(rows, columns, generator=generator) * 3 + 5
+    mask = (torch.rand(rows, columns, generator=generator) < 0.7).float()
+    mask[0, :2] = 1
+    white = losses.whiten(values, mask)
+    kept = white[mask.bool()]
+    assert abs(kept.mean().item()) < 1e-4
+    assert kept.var().item() == pytest.approx(1, abs=1e-2)
+    assert (white[~mask.bool()] == 0).all()
+
+
+def test_policy_loss_by_hand() -> None:
+    ratio = torch.tensor([[1.5, 0.5, 1.0, 7.0]])
+    advantage = torch.tensor([[2.0, -1.0, 3.0, 5.0]])
+    mask = torch.tensor([[1.0, 1, 1, 0]])
+    # -min(A rho, A clip(rho)): -2 * 1.2 = -2.4 (clipped); -(-1) * 0.8 = 0.8 (clipped); -3
+    loss, stats = losses.policy_loss(ratio.log() * mask, torch.zeros(1, 4), advantage, mask, clip_range=0.2)
+    assert loss.item() == pytest.approx((-2.4 + 0.8 - 3.0) / 3)
+    assert stats["clipfrac"].item() == pytest.approx(2 / 3)
+    assert stats["ratio"].item() == pytest.approx(1.0)
+    assert stats["approxkl"].item() == pytest.approx((math.log(1.5) ** 2 + math.log(0.5) ** 2) / 2 / 3)
+
+
+def test_first_update_has_no_kl_and_no_loss() -> None:
+    torch.manual_seed(0)
+    logp, mask = torch.randn(8, 5), (torch.rand(8, 5) < 0.8).float()
+    mask[:, 0] = 1
+    advantage = losses.whiten(torch.randn(8, 5), mask)
+    loss, stats = losses.policy_loss(logp, logp, advantage, mask, 0.2)
+    assert abs(loss.item()) < 1e-6 and stats["approxkl"] == 0 and stats["clipfrac"] == 0
+    assert stats["ratio"].item() == pytest.approx(1.0)
+
+
+def test_value_loss_by_hand() -> None:
+    values, old = torch.tensor([[1.0, 3.0, 8.0]]), torch.tensor([[0.0, 3.0, 8.0]])
+    returns, mask = torch.tensor([[2.0, 1.0, 0.0]]), torch.tensor([[1.0, 1.0, 0.0]])
+    # kept: 0 + clip(1, .2) = 0.2 -> (0.2 - 2)^2 = 3.24 > 1; 3 -> 4. Half the mean: (3.24 + 4) / 4
+    assert losses.value_loss(values, old, returns, mask, 0.2).item() == pytest.approx(1.81)
+
+
+def test_explained_variance() -> None:
+    returns, mask = torch.tensor([[1.0, 2.0, 3.0, 50.0]]), torch.tensor([[1.0, 1.0, 1.0, 0.0]])
+    assert losses.explained_variance(returns, returns, mask).item() == pytest.approx(1.0)
+    assert losses.explained_variance(torch.zeros(1, 4), returns, mask).item() == pytest.approx(0.0)

@@ -1,0 +1,34 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from alignment import statistics
+
+
+def test_wilson_by_hand() -> None:
+    # 8 of 10: centre (0.8 + z^2/20) / (1 + z^2/10), z = 1.959964
+    interval = statistics.wilson(8, 10)
+    assert (interval["low"], interval["high"]) == pytest.approx((0.4902, 0.9433), abs=1e-4)
+    assert statistics.wilson(0, 20)["low"] == 0 and statistics.wilson(0, 20)["high"] > 0.1
+
+
+def test_auc_by_hand() -> None:
+    # pairs: 3>1, 3>2, 2>1 are right, 2=2 counts half: 3.5 of 4
+    assert statistics.auc([3, 2], [1, 2]) == pytest.approx(3.5 / 4)
+    assert statistics.auc([1.0], [1.0]) == 0.5
+
+
+def test_bootstrap_covers_the_mean() -> None:
+    """The 95 % interval holds the true mean in about 95 % of samples."""
+    rng = np.random.default_rng(0)
+    inside = 0
+    for i in range(200):
+        interval = statistics.bootstrap(rng.normal(3.0, 2.0, 60), seed=i, resamples=400)
+        inside += interval["low"] <= 3.0 <= interval["high"]
+    assert 176 <= inside <= 199
+
+
+def test_correlation_of_a_constant_is_undefined() -> None:
+    assert statistics.correlation([1, 1, 1], [1, 2, 3]) is None
+    assert statistics.correlation([1, 2, 3], [2, 4, 6]) == pytest.approx(1.0)
