@@ -76,6 +76,7 @@ class Context:
     task: ModuleType
     config: CouncilConfig
     thread: str = "council"
+    persona: str = ""  # of experts that have none of their own
 
     def expert(self, name: str) -> ExpertConfig:
         return next(e for e in self.config.experts if e.name == name)
@@ -106,7 +107,7 @@ def think(turn: Turn, runtime: Runtime[Context]) -> State:
     c = runtime.context
     expert = c.expert(turn["expert"])
     request = Request(
-        c.task.prompt(turn["question"], turn["board"], expert.persona),
+        c.task.prompt(turn["question"], turn["board"], expert.persona or c.persona),
         prefix="".join(f"{step}\n" for step in turn["steps"]),
         role=expert.role,
         max_tokens=c.config.max_tokens_per_step,
@@ -135,7 +136,7 @@ def judge(state: State, runtime: Runtime[Context]) -> State:
     c = runtime.context
     number = state["round"] + 1
     new = [t for t in state["tree"].values() if t.round == number]
-    prompt = c.task.prompt(state["question"])
+    prompt = c.task.prompt(state["question"], (), c.persona)
     prompts = [prompt] * len(new)
     texts = ["\n".join([*line(state["tree"], t.parent), t.text]) for t in new]
     scores: Sequence[float | None] = c.engine.score(prompts, texts) if new and _has(c, "reward") else [None] * len(new)
@@ -231,7 +232,7 @@ def run_council(run: Path, question: str, overrides: Sequence[str], on_event: Ca
     question = task.validate_question(question)
     slug = re.sub(r"[^a-z0-9]+", "-", question.lower()).strip("-")[:60] or "question"
     with Engine.open(run_dir.path) as engine:
-        context = Context(engine, task, recipe.council, thread or slug)
+        context = Context(engine, task, recipe.council, thread or slug, recipe.data.get("system", ""))
         result = sit(context, question, on_event, run_dir.path / "threads.sqlite", thread)
     (run_dir.path / "trees").mkdir(exist_ok=True)
     write_atomic(run_dir.path / "trees" / f"{slug}.json", json.dumps(result, indent=1, ensure_ascii=False) + "\n")

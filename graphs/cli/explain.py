@@ -1,0 +1,87 @@
+"""``junto explain``: why the reward model of a run decided as it did."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from alignment.errors import UsageError
+from alignment.run_dir import RunDir, write_atomic
+from graphs.cli.progress import Reporter
+from graphs.recipe import load_task
+
+
+def explain_text(run: RunDir, question: str, response: str, units: str, compute_dtype: str) -> dict[str, Any]:
+    """The explanation of one response as JSON, kept in the run directory."""
+    return _explain(run, question, [response], units, compute_dtype)
+
+
+def explain_pair(
+    run: RunDir, question: str | None, first: str | None, second: str | None, units: str, compute_dtype: str
+) -> dict[str, Any]:
+    """The explanation of one response against another as JSON, kept in the run directory.
+
+    Without responses, those that the recipe of the run names for the question, or its first pair.
+    """
+    if first is None and second is None:
+        question, first, second = _from_recipe(run, question)
+    if question is None or first is None or second is None:
+        missing = "--question" if question is None else "--first" if first is None else "--second"
+        raise UsageError(f"explain pair lacks {missing}; give --question, --first and --second")
+    return _explain(run, question, [first, second], units, compute_dtype)
+
+
+def _from_recipe(run: RunDir, question: str | None) -> tuple[str, str, str]:
+    pairs = run.config().get("explain") or []
+    for pair in pairs:
+        if question is None or pair["question"] == question.strip():
+            return pair["question"], pair["candidates"][0], pair["candidates"][1]
+    raise UsageError(
+        f"the recipe of {run.path} has no candidates{f' for {question!r}' if question else ''} under explain:; "
+        "give --question, --first and --second"
+    )
+
+
+def _explain(run: RunDir, question: str, responses: list[str], units: str, compute_dtype: str) -> dict[str, Any]:
+    for response in responses:
+        if not response.strip():
+            raise UsageError("a response to explain is empty; give some text")
+    config = run.config()
+    task = load_task(config["task"], run.path)
+    # a system text of the data stood before every training prompt, so it stands here too
+    prompt = task.prompt(task.validate_question(question), persona=(config.get("data") or {}).get("system") or "")
+
+    from alignment.embedded import cache_dir
+    from alignment.engine import Engine
+    from explain.score import EngineScorer
+    from graphs.explain import ExplainContext, graph
+
+    engine = Engine.open(run.path, compute_dtype=compute_dtype)
+    try:
+        with Reporter() as report:
+
+            def progress(scored: int, total: int) -> None:
+                report({"stage": "explain", "step": scored, "total": total})
+
+            try:
+                context = ExplainContext(EngineScorer(engine), cache_dir=cache_dir() / "rewards", progress=progress)
+                state: Any = {"prompt": prompt, "chosen": responses[0], "units": units}
+                if len(responses) == 2:
+                    state["rejected"] = responses[1]
+                explanation = graph.invoke(state, context=context)["explanation"]
+            except ValueError as error:  # explain's way of saying that it was asked something wrong
+                raise UsageError(str(error)) from error
+    finally:
+        engine.close()
+    _keep(run.path / "explanations", question, responses, explanation)
+    return explanation
+
+
+def _keep(folder: Path, question: str, responses: list[str], explanation: dict[str, Any]) -> None:
+    words = re.sub(r"[^a-z0-9]+", "-", question.lower()).strip("-")[:40]
+    digest = hashlib.sha256(json.dumps([question, responses]).encode()).hexdigest()[:8]
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomic(folder / f"{words or 'question'}-{digest}.json", json.dumps(explanation, indent=1) + "\n")

@@ -1,0 +1,207 @@
+"""``junto run GRAPH``: from names on the command line to the graphs."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from alignment.errors import UsageError
+from graphs.cli.output import console, printable, write_json
+
+GRAPHS = {
+    "align": "train a recipe: data, SFT, reward model, PPO, evaluation, report (RECIPE)",
+    "council": "let the experts of a run reason about a question (--run, --question)",
+    "chat": "talk to the model of a run in the terminal (--run)",
+    "evaluate": "compare SFT and policy of a run on held-out prompts (--run)",
+    "explain": "explain why the reward model prefers one answer to another (--run)",
+}
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the command line asked for."""
+
+    graph: str
+    recipe: Path | None
+    run: str | None
+    question: str | None
+    overrides: Sequence[str]
+    runs_root: Path
+    dry_run: bool = False
+    fresh: bool = False
+    as_json: bool = False
+    thread: str | None = None
+
+
+def dispatch(request: Request, out: IO[str]) -> None:
+    """Run the graph and write its result to ``out``. Raises UsageError for a name that there is not."""
+    if request.graph not in GRAPHS:
+        from graphs.source import did_you_mean
+
+        hint = did_you_mean(request.graph, list(GRAPHS)) or f"; there are {', '.join(GRAPHS)}"
+        raise UsageError(f"there is no graph {request.graph!r}{hint}")
+    {
+        "align": _align,
+        "council": _council,
+        "chat": _chat,
+        "evaluate": _evaluate,
+        "explain": _explain,
+    }[request.graph](request, out)
+
+
+def _align(request: Request, out: IO[str]) -> None:
+    from graphs.recipe import load_recipe
+
+    if request.recipe is None:
+        raise UsageError("run align needs a recipe, for example: junto run align recipes/quickstart.yaml")
+    # quoted, so that a name such as 2026 stays text
+    name = [f'name="{request.run}"'] if request.run is not None else []
+    recipe = load_recipe(request.recipe, [*request.overrides, *name])
+    base = request.recipe.parent
+    if request.dry_run:
+        _show_plan(request, out, recipe, _align_plan(recipe, base, request))
+        return
+
+    from graphs.align import run_align
+    from graphs.cli.progress import Reporter
+
+    with Reporter() as report:
+        path = run_align(recipe, base, request.runs_root, request.fresh, report)
+    page = path / "report.html"
+    if request.as_json:
+        from alignment.run_dir import RunDir
+        from graphs.cli.runs import show_run
+
+        write_json(show_run(RunDir(path)), out)
+    else:
+        console(out).print(f"run: {path}\nreport: {page}")
+
+
+def _align_plan(recipe: Any, base: Path, request: Request) -> dict[str, str]:
+    """One line per stage. Reads the data, so that a malformed row is found here."""
+    from graphs.recipe import load_task
+
+    task = load_task(recipe.task, base)
+    data = task.load(task.Options(**recipe.data), recipe.seed, base)
+    counts = [
+        f"{len(rows['train'])} {what} to train on, {len(rows['validation'])} held out"
+        for what, rows in (("instructions", data.sft), ("pairs", data.pairs), ("prompts", data.prompts))
+    ]
+    path = request.runs_root / recipe.name
+    held_out = min(recipe.evaluate.n, len(data.prompts["validation"]))
+    there = "starts over" if request.fresh else "goes on where it stopped"
+    return {
+        "data": "; ".join([*counts, *data.notes]),
+        "sft": f"{recipe.sft.steps} steps of {recipe.sft.batch_size} rows",
+        "reward": f"{recipe.reward.steps} steps of {recipe.reward.batch_size} pairs",
+        "ppo": f"{recipe.ppo.iterations} iterations of {recipe.ppo.batch_size} rollouts of up to "
+        f"{recipe.ppo.max_tokens} tokens",
+        "evaluate": f"SFT and policy on up to {held_out} held-out prompts",
+        "run": f"{path} ({there if (path / 'config.yaml').exists() else 'new'})",
+    }
+
+
+def _council(request: Request, out: IO[str]) -> None:
+    run, recipe, task = _run_of(request)
+    if request.question is None:
+        raise UsageError('run council needs a question: --question "..."')
+    question = task.validate_question(request.question)
+    if request.dry_run:
+        seats = recipe.council
+        names = ", ".join(f"{expert.name} ({expert.role})" for expert in seats.experts)
+        plan = {"experts": names, "rounds": f"up to {seats.rounds}, {seats.max_total_tokens} tokens", "run": str(run)}
+        _show_plan(request, out, recipe, plan | {"question": question})
+        return
+
+    from graphs.cli.council import CouncilView, print_result
+    from graphs.council import run_council
+
+    screen = console(sys.stderr if request.as_json else out)
+    with CouncilView(screen) as view:
+        result = run_council(run, question, list(request.overrides), view, request.thread)
+    if request.as_json:
+        write_json(result, out)
+    else:
+        print_result(result, screen)
+
+
+def _evaluate(request: Request, out: IO[str]) -> None:
+    run, recipe, _ = _run_of(request)
+    if request.dry_run:
+        plan = {"evaluate": f"SFT and policy on up to {recipe.evaluate.n} held-out prompts", "run": str(run)}
+        _show_plan(request, out, recipe, plan)
+        return
+
+    from graphs.cli.progress import Reporter
+    from graphs.evaluate import run_evaluate
+
+    with Reporter() as report:
+        result = run_evaluate(run, list(request.overrides), report)
+    if request.as_json:
+        write_json(result, out)
+        return
+    for sentence in result.get("words", []):
+        console(out).print(printable(sentence))
+
+
+def _explain(request: Request, out: IO[str]) -> None:
+    run, recipe, _ = _run_of(request)
+    if request.dry_run:
+        _show_plan(request, out, recipe, {"explain": f"{len(recipe.explain)} pairs named", "run": str(run)})
+        return
+
+    from alignment.run_dir import RunDir
+    from graphs.cli.explain import explain_pair
+
+    explanation = explain_pair(RunDir(run), request.question, None, None, "auto", "float32")
+    print_explanation(explanation, request.as_json, out)
+
+
+def _chat(request: Request, out: IO[str]) -> None:
+    run, recipe, _ = _run_of(request)
+    if request.dry_run:
+        _show_plan(request, out, recipe, {"chat": "in the terminal", "run": str(run)})
+        return
+    from graphs.cli.chat import run_chat
+
+    run_chat(str(run), request.thread, False, None)
+
+
+def print_explanation(explanation: dict[str, Any], as_json: bool, out: IO[str]) -> None:
+    """The JSON itself, or what explain.render makes of it for a terminal."""
+    if as_json:
+        write_json(explanation, out)
+        return
+    from explain.render import terminal
+    from explain.result import from_json
+
+    console(out).print(terminal(from_json(explanation)))
+
+
+def _run_of(request: Request) -> tuple[Path, Any, Any]:
+    """Path, recipe with overrides, and task of the run that --run names, or that the recipe is called after."""
+    from alignment.run_dir import RunDir
+    from graphs.recipe import load_recipe, load_task
+
+    name = request.run
+    if name is None and request.recipe is not None:
+        name = load_recipe(request.recipe).name
+    if name is None:
+        raise UsageError(f"run {request.graph} needs a run: --run NAME (`junto runs ls` lists them)")
+    run = RunDir.open(name, request.runs_root)
+    recipe = load_recipe(run.path / "config.yaml", request.overrides)
+    return run.path, recipe, load_task(recipe.task, run.path)
+
+
+def _show_plan(request: Request, out: IO[str], recipe: Any, plan: dict[str, str]) -> None:
+    from graphs.recipe import resolved
+
+    if request.as_json:
+        write_json({"graph": request.graph, "recipe": recipe.model_dump(mode="json"), "plan": plan}, out)
+        return
+    # the plan as comments: the output is a recipe
+    lines = [f"# {step}: {' '.join(printable(what).split())}" for step, what in plan.items()]
+    out.write(resolved(recipe) + f"\n# plan of {request.graph}\n" + "\n".join(lines) + "\n")

@@ -1,0 +1,90 @@
+"""Writes the report of a run directory."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from graphs.report import formats, views
+from graphs.report.files import Reader
+from graphs.report.intervals import methods
+from graphs.report.palette import DARK, LIGHT, SERIES
+from graphs.report.tree import STYLE
+
+SHOWN = 5  # sample rows in view; the others can be unfolded
+
+
+def render(run: Path) -> str:
+    """The whole page of a run directory as text."""
+    reader = Reader(run)
+    status, environment = reader.object("status.json"), reader.object("environment.json")
+    recipe_text, recipe = reader.recipe()
+    metrics, samples = reader.rows("metrics.jsonl"), reader.rows("samples.jsonl")
+    stages = views.part(status, "stages")
+    evaluate = views.part(stages, "evaluate", "results")
+    trees, missing, more_trees = views.tree_views(reader.folder("trees"), reader.problems)
+    files = reader.folder("explanations")
+    explanations, explain_css = views.explanation_views(files, reader.problems)
+    shown, prompts = views.sample_views(samples)
+    facts, packages = views.environment_rows(environment)
+    words = evaluate.get("words")
+    template = Environment(
+        loader=PackageLoader("graphs.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    ).get_template("template.html.j2")
+    page = template.render(
+        name=str(recipe.get("name") or run.resolve().name),
+        about=views.about(status, recipe, environment),
+        words=[str(w) for w in words] if isinstance(words, list) else [],
+        evaluated=bool(evaluate),
+        figures=views.key_figures(stages),
+        stages=views.stage_views(status, metrics),
+        split=str(evaluate.get("split") or "validation"),
+        n=formats.number(evaluate.get("n")),
+        comparisons=[c for c in (views.comparison(evaluate, key) for key in ("reward", "solved")) if c],
+        checker="solved" not in evaluate or bool(evaluate["solved"]),
+        kl=formats.interval(evaluate.get("kl")) if formats.is_interval(evaluate.get("kl")) else None,
+        kl_methods=methods([evaluate.get("kl")]),
+        trees=trees,
+        missing=missing,
+        more_trees=more_trees,
+        samples=shown,
+        shown=SHOWN,
+        prompts=prompts,
+        explanations=explanations,
+        more_explanations=max(0, len(files) - views.EXPLANATIONS),
+        explain_css=explain_css,
+        recipe=recipe_text,
+        facts=facts,
+        packages=packages,
+        problems=reader.problems,
+        tree_css=Markup(STYLE),
+        light=LIGHT,
+        dark=DARK,
+        colours=range(1, SERIES + 1),
+    )
+    return formats.clean(page)
+
+
+def write_report(run: Path) -> Path:
+    """Write ``report.html`` into a run directory and return its path.
+
+    The file is self-contained: no script, no network. It is written aside and then renamed, so that a reader
+    never meets half a page.
+
+    Raises:
+        FileNotFoundError: the run directory does not exist.
+    """
+    run = Path(run)
+    if not run.is_dir():
+        raise FileNotFoundError(f"There is no run directory {run}.")
+    path, aside = run / "report.html", run / "report.html.partial"
+    aside.write_text(render(run), encoding="utf-8", errors="replace")
+    os.replace(aside, path)
+    return path

@@ -1,0 +1,226 @@
+"""From what a run directory holds to what its report shows: plain values for the template."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from markupsafe import Markup
+
+from graphs.report import formats
+from graphs.report.files import Json
+from graphs.report.intervals import Panel, Row, forest, methods, reading
+from graphs.report.stages import STAGES, charts, result_rows, undefined
+from graphs.report.tree import expert_colours, expert_words, summary, tree_list, tree_svg, verdict
+
+HELD = 30  # sample rows in all
+EXPLANATIONS = 6
+SPLITS = ("train", "validation")
+
+
+def part(value: Any, *keys: str) -> Json:
+    """A nested JSON object, or {} where one of the keys is absent or holds something else."""
+    for key in keys:
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value if isinstance(value, dict) else {}
+
+
+def comparison(evaluate: Json, key: str) -> Json | None:
+    """Before, after and paired difference of one measure ("reward" or "solved"), as figure and table rows."""
+    both = part(evaluate, key)
+    if not both:
+        return None
+    share = key == "solved"
+    value = formats.percent if share else None
+    change = formats.points if share else None
+    before, after, difference = part(both, "sft"), part(both, "policy"), part(both, "difference")
+    arms = [("Before PPO", before, "open"), ("After PPO", after, "filled")]
+    known = [Row(label, i, marker) for label, i, marker in arms if formats.is_interval(i)]
+    factor = 100.0 if share else 1.0
+    panels = [Panel("% solved" if share else "mean reward", known, factor=factor)] if known else []
+    if formats.is_interval(difference):
+        row = Row("Difference", difference, "diamond")
+        panels.append(Panel("points" if share else "in reward", [row], zero=True, factor=factor))
+    title = "Share of held-out prompts solved" if share else "Held-out reward"
+    table = [(label, *formats.interval(i, value), count(i)) for label, i, _ in arms]
+    table.append(("Paired difference", *formats.interval(difference, change), count(difference)))
+    return {
+        "title": title,
+        "figure": forest(title, panels, value) if panels else "",
+        "table": table,
+        "reading": reading(difference),
+        "methods": methods([before, after, difference]),
+    }
+
+
+def count(value: Any) -> str:
+    """The n of an interval."""
+    return formats.number(value.get("n")) if isinstance(value, dict) else formats.DASH
+
+
+def key_figures(stages: Json) -> list[tuple[str, str, str]]:
+    """The headline's figures as (label, estimate, interval), only those that the run has."""
+    evaluate, reward = part(stages, "evaluate", "results"), part(stages, "reward", "results")
+    sft = part(stages, "sft", "results")
+    wanted = [
+        ("Solved, before PPO", part(evaluate, "solved", "sft"), formats.percent),
+        ("Solved, after PPO", part(evaluate, "solved", "policy"), formats.percent),
+        ("Solved, paired difference", part(evaluate, "solved", "difference"), formats.points),
+        ("Reward, paired difference", part(evaluate, "reward", "difference"), None),
+        ("KL to the SFT adapter, nats", part(evaluate, "kl"), None),
+        ("Reward model, pair accuracy", part(reward, "pair_accuracy"), formats.percent),
+    ]
+    figures = []
+    for label, i, form in wanted:
+        if formats.is_interval(i):
+            value, bounds = formats.interval(i, form)
+            level = formats.finite(i.get("level"))
+            name = "interval" if level is None else f"{100 * level:g}% interval"
+            figures.append((label, value, f"{name} {bounds}"))
+    if formats.finite(sft.get("perplexity")) is not None:
+        figures.append(("Perplexity after SFT", formats.number(sft["perplexity"]), ""))
+    return figures
+
+
+def stage_views(status: Json, metrics: Sequence[Json]) -> list[Json]:
+    """One view per stage that has begun or left metrics: name, state, time, curves and results."""
+    stages = part(status, "stages")
+    seen = {str(row.get("stage")) for row in metrics}
+    views = []
+    for key in [*STAGES, *(k for k in stages if k not in STAGES)]:
+        entry = part(stages, key)
+        if not entry and key not in seen:
+            continue
+        results = part(entry, "results")
+        counts = part(results, "counts")
+        notes = results.get("notes")
+        evaluation = key == "evaluate"  # has a section of its own
+        rest = {k: v for k, v in results.items() if k not in ("counts", "notes")}
+        views.append(
+            {
+                "key": key,
+                "title": STAGES.get(key, key),
+                "state": str(entry.get("state") or "no status"),
+                "progress": f"{formats.number(entry.get('step'))} of {formats.number(entry.get('total'))}",
+                "time": formats.duration(entry.get("seconds")),
+                "charts": charts(key, metrics),
+                "undefined": undefined(key, metrics),
+                "counts": [(k, [formats.number(part(counts, k).get(s)) for s in SPLITS]) for k in counts],
+                "notes": [str(n) for n in notes] if isinstance(notes, list) else [],
+                "results": [] if evaluation else result_rows(rest),
+                "methods": "" if evaluation else methods(list(rest.values())),
+            }
+        )
+    return views
+
+
+def tree_views(
+    councils: Sequence[tuple[str, Json]], problems: list[str]
+) -> tuple[list[Json], list[str], int]:
+    """The first solved and the first unsolved council (or, without a checker, the first two), drawn.
+
+    Returns (views, sentences about what is missing, number of further councils).
+    """
+    usable = []
+    for name, council in councils:
+        thoughts, experts = council.get("thoughts"), council.get("experts") or []
+        if all(isinstance(x, list) and all(isinstance(e, dict) for e in x) for x in (thoughts, experts)):
+            usable.append(council)
+        else:
+            problems.append(f"trees/{name} does not hold a council's result.")
+    chosen, missing = [], []
+    checked = [c for c in usable if isinstance(c.get("solved"), bool)]
+    for wanted, words in ((True, "a solved"), (False, "an unsolved")):
+        found = next((c for c in checked if c["solved"] is wanted), None)
+        if found is not None:
+            chosen.append(found)
+        elif checked or not usable:
+            missing.append(f"There is no thought tree of {words} question in this run.")
+    if not checked:
+        chosen = usable[:2]
+    views = []
+    for council in chosen:
+        colours = expert_colours(council)
+        experts = [
+            (str(e.get("name")), colours[str(e.get("name"))], expert_words(e))
+            for e in council.get("experts") or []
+        ]
+        words, kind = verdict(council.get("solved"))
+        views.append(
+            {
+                "question": str(council.get("question") or ""),
+                "answer": council.get("answer"),
+                "verdict": words,
+                "kind": kind,
+                "summary": summary(council),
+                "experts": experts,
+                "notes": [str(n) for n in council.get("notes") or []],
+                "svg": Markup(tree_svg(council, standalone=False)),
+                "list": tree_list(council),
+            }
+        )
+    return views, missing, len(usable) - len(chosen)
+
+
+def sample_views(samples: Sequence[Json]) -> tuple[list[Json], int]:
+    """Responses before and after PPO side by side, in the order of the file; (views, number of prompts)."""
+    by_prompt: dict[str, Json] = {}
+    for row in samples:
+        if row.get("stage") not in (None, "evaluate"):
+            continue
+        view = by_prompt.setdefault(
+            str(row.get("id")), {"question": str(row.get("question") or ""), "arms": []}
+        )
+        words, kind = verdict(row.get("solved"))
+        arm = {"sft": "Before PPO", "policy": "After PPO"}.get(str(row.get("arm")), str(row.get("arm")))
+        fields = {"reward": formats.number(row.get("reward")), "verdict": words, "kind": kind}
+        view["arms"].append({"arm": arm, "text": str(row.get("text") or ""), **fields})
+    return list(by_prompt.values())[:HELD], len(by_prompt)
+
+
+def explanation_views(
+    files: Sequence[tuple[str, Json]], problems: list[str]
+) -> tuple[list[tuple[str, Markup]], Markup]:
+    """The explanations as (name, HTML fragment), and their style; what cannot be drawn is a problem."""
+    if not files:
+        return [], Markup("")
+    from explain import render, result  # only here: a report without explanations needs none of it
+
+    fragments = []
+    for name, value in files[:EXPLANATIONS]:
+        try:
+            fragment = Markup(render.html_fragment(result.from_json(value)))
+            fragments.append((name.removesuffix(".json"), fragment))
+        except (ValueError, TypeError, KeyError) as error:
+            problems.append(f"explanations/{name} could not be drawn: {error}")
+    return fragments, Markup(render.CSS)
+
+
+def about(status: Json, recipe: Json, environment: Json) -> list[tuple[str, str]]:
+    """What this run is, in (term, text) pairs."""
+    backbone = part(environment, "backbone") or part(recipe, "backbone")
+    name = backbone.get("name") or backbone.get("model")
+    dtype = backbone.get("compute_dtype")
+    quantization = backbone.get("quantization")
+    storage = {"none": "not quantized", None: ""}.get(quantization, f"{quantization} weights")
+    parts = [str(name or ""), storage, f"{dtype} arithmetic" if dtype else ""]
+    state = str(status.get("state") or "unknown")
+    if state != "done" and status.get("stage"):
+        state += f" in stage {status['stage']}"
+    if status.get("message"):
+        state += f": {status['message']}"
+    rows = [
+        ("Task", str(recipe.get("task") or "")),
+        ("Backbone", ", ".join(p for p in parts if p)),
+        ("Seed", "" if recipe.get("seed") is None else str(recipe["seed"])),
+        ("State", state),
+        ("Last change", str(status.get("updated") or "")),
+    ]
+    return [(term, text) for term, text in rows if text]
+
+
+def environment_rows(environment: Json) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    """(facts, package versions) as pairs of text."""
+    facts = [(k, v) for k, v in environment.items() if not isinstance(v, dict)]
+    facts += [(f"backbone {k}", v) for k, v in part(environment, "backbone").items()]
+    return [(k, str(v)) for k, v in facts], [(k, str(v)) for k, v in part(environment, "packages").items()]

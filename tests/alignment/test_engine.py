@@ -1,0 +1,164 @@
+"""The engine: a row is the same alone and in any batch; stops, grammar, streams, scores."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+
+from alignment.backbone import Backbone
+from alignment.batch import encode_scored
+from alignment.config import BackboneConfig, LoraSettings
+from alignment.decoding import common_prefix
+from alignment.engine import Engine, Request
+from alignment.errors import SetupError
+from graphs.tasks import game24
+
+PROMPTS = [[{"role": "user", "content": text}] for text in ("4 7 8 8", "1 2", "the quick brown fox", "4 7 8 9")]
+
+
+@pytest.fixture(scope="module")
+def engine(tiny_model: Path) -> Iterator[Engine]:
+    backbone = Backbone(BackboneConfig(model=str(tiny_model), quantization="none", compute_dtype="float32",
+                                       lora=LoraSettings(rank=4)))
+    for i, role in enumerate(("sft", "reward")):
+        backbone.add_role(role, seed=i)
+        for parameter in backbone.parameters(role):
+            torch.nn.init.normal_(parameter, std=0.1, generator=torch.Generator().manual_seed(i))
+    with Engine(backbone) as engine:
+        yield engine
+
+
+def requests(role: str = "sft", **settings: object) -> list[Request]:
+    return [Request(p, role=role, max_tokens=20, seed=f"row {i}", **settings) for i, p in enumerate(PROMPTS)]  # type: ignore[arg-type]
+
+
+def test_a_row_is_the_same_alone_and_in_any_batch(engine: Engine) -> None:
+    together = engine.generate(requests())
+    alone = [engine.generate([request])[0] for request in requests()]
+    turned = engine.generate(requests()[::-1])[::-1]
+    for a, b, c in zip(together, alone, turned, strict=True):
+        assert a.ids == b.ids == c.ids
+        assert a.logprob == pytest.approx(b.logprob, abs=1e-3)
+    assert len({c.ids for c in together}) == len(together)
+
+
+def test_threads_share_the_engine(engine: Engine) -> None:
+    want = engine.generate(requests())
+    with ThreadPoolExecutor(4) as pool:
+        got = list(pool.map(lambda r: engine.generate([r])[0], requests()))
+    assert [c.ids for c in got] == [c.ids for c in want]
+
+
+def test_greedy_is_transformers_greedy(engine: Engine) -> None:
+    """The same tokens as ``generate`` of transformers, by another code path."""
+    model = engine.backbone._causal_lm
+    for prompt in PROMPTS:
+        ids = engine.backbone.chat.prompt_ids(prompt)
+        with engine.backbone.role("sft"):
+            theirs = engine.backbone.model.generate(
+                input_ids=torch.tensor([ids]), attention_mask=torch.ones(1, len(ids), dtype=torch.long),
+                max_new_tokens=20, do_sample=False, pad_token_id=2, eos_token_id=2,
+            )[0, len(ids):].tolist()
+        ours = engine.generate([Request(prompt, role="sft", max_tokens=20, temperature=0)])[0]
+        assert list(ours.ids) == theirs
+    assert model is engine.backbone._causal_lm
+
+
+def test_logprob_of_sampled_tokens_is_that_of_the_training_forward(engine: Engine) -> None:
+    done = engine.generate(requests(temperature=0.7))
+    again = engine.logprobs(PROMPTS, [c.ids for c in done], "sft", temperature=0.7)
+    for completion, values in zip(done, again, strict=True):
+        assert completion.logprob == pytest.approx(sum(values), abs=1e-3)
+
+
+def test_sampling_follows_the_distribution(engine: Engine) -> None:
+    """First tokens of many streams against the exact probabilities (chi-square, 1 % level)."""
+    prompt = PROMPTS[0]
+    done = engine.generate([Request(prompt, role="base", max_tokens=1, temperature=0.5, seed=i) for i in range(600)])
+    counts: dict[int, int] = {}
+    for completion in done:
+        counts[completion.ids[0]] = counts.get(completion.ids[0], 0) + 1
+    tokens = sorted(counts, key=lambda t: -counts[t])[:5]
+    logp = engine.logprobs([prompt] * len(tokens), [[t] for t in tokens], "base", temperature=0.5)
+    chi = other = 0.0
+    for token, (value,) in zip(tokens, logp, strict=True):
+        expected = 600 * float(torch.tensor(value).exp())
+        chi += (counts[token] - expected) ** 2 / expected
+        other += expected
+    rest = 600 - sum(counts[t] for t in tokens)
+    chi += (rest - (600 - other)) ** 2 / max(600 - other, 1.0)
+    assert chi < 15.1  # 99 % quantile of chi-square with 5 degrees of freedom
+
+
+def test_stop_is_kept_and_ends_the_row(engine: Engine) -> None:
+    free = engine.generate([Request(PROMPTS[0], role="sft", max_tokens=20, seed=3)])[0]
+    stop = free.text[4:6]
+    done = engine.generate([Request(PROMPTS[0], role="sft", max_tokens=20, seed=3, stop=(stop,))])[0]
+    assert done.finish == "stop" and stop in done.text and free.text.startswith(done.text)
+    assert done.tokens < free.tokens
+
+
+def test_grammar_holds_for_random_weights(engine: Engine) -> None:
+    grammar = rf"({game24.STEP}|LEAVE: [a-z0-9 ]+)\n?"
+    done = engine.generate([Request(PROMPTS[0], role="sft", max_tokens=60, seed=i, stop=("\n",), grammar=grammar)
+                            for i in range(8)])
+    ended = [c for c in done if c.finish != "length"]
+    assert ended and all(re.fullmatch(grammar, c.text) for c in ended)
+
+
+def test_prefix_continues_the_assistants_text(engine: Engine) -> None:
+    whole = engine.generate([Request(PROMPTS[0], role="sft", max_tokens=16, temperature=0)])[0]
+    for cut in range(1, len(whole.text)):
+        head = whole.text[:cut]
+        if engine.backbone.chat.text_ids(head) == list(whole.ids)[: len(engine.backbone.chat.text_ids(head))]:
+            rest = engine.generate([Request(PROMPTS[0], prefix=head, role="sft", max_tokens=4, temperature=0)])[0]
+            assert whole.text[cut:].startswith(rest.text)
+
+
+def test_stream_gives_the_text_and_can_be_closed(engine: Engine) -> None:
+    request = requests()[0]
+    assert "".join(engine.stream(request)) == engine.generate([request])[0].text
+    stream = engine.stream(Request(PROMPTS[0], role="sft", max_tokens=400, seed=1))
+    next(stream)
+    stream.close()
+    assert engine.generate([request])  # the worker is free again
+
+
+def test_scores_alone_and_together(engine: Engine) -> None:
+    responses = ["10 - 4 = 6", "10 - 4 = 6 (left: 5 6 6)", "10", "LEAVE: 2 9 cannot make 24  \n"]
+    prompts = [PROMPTS[0]] * 4
+    together = engine.score(prompts, responses)
+    alone = [engine.score([p], [r])[0] for p, r in zip(prompts, responses, strict=True)]
+    assert together == pytest.approx(alone, abs=1e-5)
+    assert engine.score(PROMPTS, ["7"] * 4)[::-1] == pytest.approx(engine.score(PROMPTS[::-1], ["7"] * 4), abs=1e-5)
+    # by the plain forward, at the last token that is not white space
+    backbone = engine.backbone
+    ids = torch.tensor([encode_scored(backbone.chat, PROMPTS[0], responses[3])])
+    with backbone.role("reward"), torch.no_grad():
+        hidden = backbone.hidden(ids, torch.ones_like(ids)).last_hidden_state[:, -1]
+        assert together[3] == pytest.approx(backbone.scalar("reward", hidden).item(), abs=1e-5)
+
+
+def test_common_prefix() -> None:
+    base = list(range(20))
+    assert common_prefix([[*base, 1], [*base, 2, 3]]) == 20
+    assert common_prefix([base, base]) == 19  # every row keeps a token to read
+    assert common_prefix([base]) == 0 and common_prefix([[1, 2], [3, 4]]) == 0
+
+
+def test_unknown_roles_are_one_sentence(engine: Engine) -> None:
+    with pytest.raises(SetupError, match="no role 'policy'; it has base, sft, reward"):
+        engine.generate([Request(PROMPTS[0])])
+    with pytest.raises(SetupError, match="no value head"):
+        engine.score([PROMPTS[0]], ["x"], role="value")
+
+
+def test_an_error_reaches_the_caller_and_spares_the_worker(engine: Engine) -> None:
+    with pytest.raises(ValueError, match="grammar"):
+        engine.generate([Request(PROMPTS[0], role="sft", grammar="(")])
+    assert engine.generate(requests()[:1])
