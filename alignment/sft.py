@@ -106,7 +106,8 @@ def _trainer(backbone: Backbone, config: SFTConfig, encoded: list[dict[str, list
         log_level="error",
         report_to=[],
     )
-    trainer = SFTTrainer(
+    trainer = _Trainer(
+        backbone,
         model=backbone.model,
         args=args,
         train_dataset=Dataset.from_list(encoded),
@@ -115,6 +116,21 @@ def _trainer(backbone: Backbone, config: SFTConfig, encoded: list[dict[str, list
     )
     trainer.remove_callback(PrinterCallback)
     return trainer
+
+
+class _Trainer(SFTTrainer):
+    """TRL's trainer with logits at the positions that have a loss only; on a CPU TRL computes all of them, twice."""
+
+    def __init__(self, backbone: Backbone, **settings: Any) -> None:
+        self.backbone = backbone
+        super().__init__(**settings)
+
+    def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
+        """Mean negative log-likelihood per completion token of the batch, in nats."""
+        wanted = inputs["labels"] != -100
+        logp, _ = token_logprobs(self.backbone, inputs["input_ids"], inputs["attention_mask"], wanted)
+        loss = -logp.sum() / (wanted.sum() if num_items_in_batch is None else num_items_in_batch)
+        return (loss, {}) if return_outputs else loss
 
 
 class _Progress(TrainerCallback):
@@ -127,7 +143,7 @@ class _Progress(TrainerCallback):
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
         if not logs or "loss" not in logs:
             return
-        metrics = {key: logs[key] for key in ("loss", "grad_norm", "learning_rate", "mean_token_accuracy") if key in logs}
+        metrics = {key: logs[key] for key in ("loss", "grad_norm", "learning_rate") if key in logs}
         self.log.step(state.global_step, metrics, state.num_input_tokens_seen - self.tokens)
         self.tokens = state.num_input_tokens_seen
 

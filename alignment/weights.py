@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -23,8 +22,6 @@ def quiet() -> None:
     """Leave progress and warnings of loading to Junto's own lines."""
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
-    # bitsandbytes looks for an optional GEMM kernel on a hub; without it, its own kernels serve
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
 def read_gguf(path: Path) -> tuple[Any, Any]:
@@ -74,6 +71,9 @@ def load_causal_lm(config: BackboneConfig) -> Any:
     except (OSError, ValueError) as error:
         raise SetupError(_unreadable(config.model, error)) from error
     model.requires_grad_(False)
+    if model.device.type == "cpu":
+        # measured on two cores at 75 tokens a row: 297 against 255 tokens/s forward and backward
+        model.set_attn_implementation("eager")
     for module in model.modules():
         # On processors with AVX512-BF16, bitsandbytes 0.50 repacks a 4-bit weight at the first forward in eval mode
         # and later multiplies by a kernel without a gradient: training after sampling would go silently wrong.

@@ -1,4 +1,4 @@
-"""The ``align`` graph: data -> sft -> reward -> ppo -> evaluate -> report, one run directory, resumable anywhere.
+"""The ``align`` graph: data -> sft -> reward -> ppo -> evaluate -> council -> report, one run directory, resumable anywhere.
 
 The run directory is the only record of what is done: a node whose stage is finished loads its adapter and goes on.
 """
@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import metadata
+from itertools import zip_longest
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypedDict
@@ -29,6 +30,7 @@ from alignment.ppo import train_ppo
 from alignment.reward import train_reward
 from alignment.run_dir import Report, RunDir
 from alignment.sft import train_sft
+from graphs import council as council_graph
 from graphs import evaluate as evaluate_graph
 from graphs.recipe import Recipe, load_task, resolved
 from graphs.report import write_report
@@ -36,6 +38,7 @@ from graphs.tasks import TaskData
 
 # sections that decide what is trained and measured: a run goes on only with the same ones
 FIXED = ("seed", "task", "data", "backbone", "sft", "reward", "ppo", "evaluate")
+SITTINGS = 4
 PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "trl", "langgraph", "langchain-core", "lime", "alibi")
 
 
@@ -73,7 +76,7 @@ class Context:
         if not self.run.done(stage):
             return False
         self.report({"stage": stage, "step": 1, "total": 1, "metrics": {}, "done": True, "message": "already done"})
-        if not self.run.done("evaluate"):
+        if not self.run.done("council"):
             for role in roles:
                 self.backbone.load_role(role, self.run.path / "adapters" / role)
         return True
@@ -127,16 +130,40 @@ def evaluate(state: State, runtime: Runtime[Context]) -> State:
     return {"done": [*state["done"], "evaluate"]}
 
 
+def council(state: State, runtime: Runtime[Context]) -> State:
+    """Sits the council on held-out puzzles, for the report: until one is solved and one is not, at most four times.
+
+    Puzzles are taken in turn from those that a single sample of the policy solved and those that it did not, so
+    these sittings illustrate; they are no measurement.
+    """
+    c = runtime.context
+    if not c.finished("council"):
+        c.run.set_stage("council", state="running")
+        verdicts: list[bool | None] = []
+        for step, question in enumerate(_illustrations(c.run), 1):
+            sitting = council_graph.Context(c.engine, c.task, c.recipe.council, question,
+                                            c.recipe.data.get("system", ""))
+            result = council_graph.sit(sitting, question, lambda event: None, c.run.path / "threads.sqlite", None)
+            council_graph.keep(c.run, result)
+            verdicts.append(result["solved"])
+            c.report({"stage": "council", "step": step, "total": SITTINGS, "metrics": {},
+                      "message": f"{question}: {'solved' if result['solved'] else 'not solved'}"})
+            if {True, False} <= set(verdicts) or (verdicts[-1] is None and step == 2):
+                break
+        c.run.set_stage("council", state="done", results={"sittings": len(verdicts), "solved": verdicts.count(True)})
+    return {"done": [*state["done"], "council"]}
+
+
 def report(state: State, runtime: Runtime[Context]) -> State:
     c = runtime.context
-    c.run.set_status("done", "evaluate")
+    c.run.set_status("done", "report")
     write_report(c.run.path)
     return {"done": [*state["done"], "report"]}
 
 
 def build() -> StateGraph:
     builder = StateGraph(State, context_schema=Context)
-    nodes = (data, sft, reward, ppo, evaluate, report)
+    nodes = (data, sft, reward, ppo, evaluate, council, report)
     for node in nodes:
         builder.add_node(node.__name__, node)
     names = [START, *(node.__name__ for node in nodes), END]
@@ -185,6 +212,14 @@ def environment(recipe: Recipe) -> dict[str, Any]:
         "packages": {name: metadata.version(name) for name in PACKAGES if _installed(name)},
         "backbone": recipe.backbone.model_dump(mode="json"),
     }
+
+
+def _illustrations(run: RunDir) -> list[str]:
+    """Held-out questions, in turn from those that the policy's sample solved and those that it did not."""
+    rows = [r for r in run.samples() if r["stage"] == "evaluate" and r["arm"] == "policy"]
+    solved, unsolved = ([r["question"] for r in rows if bool(r["solved"]) == kind] for kind in (True, False))
+    in_turn = [question for pair in zip_longest(unsolved, solved) for question in pair if question is not None]
+    return list(dict.fromkeys(in_turn))[:SITTINGS]
 
 
 def _processor() -> str:

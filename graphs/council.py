@@ -230,14 +230,20 @@ def run_council(run: Path, question: str, overrides: Sequence[str], on_event: Ca
     recipe = load_recipe(run_dir.path / "config.yaml", overrides)
     task = load_task(recipe.task, run_dir.path)
     question = task.validate_question(question)
-    slug = re.sub(r"[^a-z0-9]+", "-", question.lower()).strip("-")[:60] or "question"
     with Engine.open(run_dir.path) as engine:
-        context = Context(engine, task, recipe.council, thread or slug, recipe.data.get("system", ""))
+        context = Context(engine, task, recipe.council, thread or question, recipe.data.get("system", ""))
         result = sit(context, question, on_event, run_dir.path / "threads.sqlite", thread)
-    (run_dir.path / "trees").mkdir(exist_ok=True)
-    write_atomic(run_dir.path / "trees" / f"{slug}.json", json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+    keep(run_dir, result)
     write_report(run_dir.path)
     return result
+
+
+def keep(run: RunDir, result: dict[str, Any]) -> None:
+    """Writes a sitting's result under ``trees/``; a later sitting on the same question takes its place."""
+    slug = re.sub(r"[^a-z0-9]+", "-", result["question"].lower()).strip("-")[:60] or "question"
+    folder = run.path / "trees"
+    folder.mkdir(exist_ok=True)
+    write_atomic(folder / f"{slug}.json", json.dumps(result, indent=1, ensure_ascii=False) + "\n")
 
 
 def sit(context: Context, question: str, on_event: Callable[[Event], None], database: Path, thread: str | None

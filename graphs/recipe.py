@@ -37,7 +37,7 @@ class EvaluateConfig(Settings):
 
 
 class Candidates(Settings):
-    """Two answers to one question, to be explained against each other in the report."""
+    """Two answers to one question, which `junto explain pair` explains when it is given none."""
 
     question: str = Field(description="what both answer")
     candidates: list[str] = Field(min_length=2, max_length=2, description="the two answers")
@@ -59,7 +59,7 @@ class Recipe(Settings):
     ppo: PPOConfig = PPOConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     council: CouncilConfig = CouncilConfig()
-    explain: list[Candidates] = Field(default_factory=list, description="pairs of answers explained in the report")
+    explain: list[Candidates] = Field(default_factory=list, description="pairs of answers for `junto explain pair`")
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:

@@ -12,6 +12,7 @@ from alignment.errors import UsageError
 from alignment.run_dir import RunDir, write_atomic
 from graphs.cli.progress import Reporter
 from graphs.recipe import load_task
+from graphs.report import write_report
 
 
 def explain_text(run: RunDir, question: str, response: str, units: str, compute_dtype: str) -> dict[str, Any]:
@@ -77,6 +78,7 @@ def _explain(run: RunDir, question: str, responses: list[str], units: str, compu
     finally:
         engine.close()
     _keep(run.path / "explanations", question, responses, explanation)
+    write_report(run.path)
     return explanation
 
 

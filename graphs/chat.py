@@ -1,0 +1,189 @@
+"""The ``chat`` graph: one reply to a conversation that is kept."""
+
+from __future__ import annotations
+
+import bisect
+import secrets
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any, TypedDict
+
+from langchain_core.messages import (
+    AIMessageChunk,
+    AnyMessage,
+    BaseMessage,
+    HumanMessage,
+    RemoveMessage,
+    SystemMessage,
+    message_chunk_to_message,
+)
+from langchain_core.runnables import RunnableConfig
+from langgraph.checkpoint.sqlite import SqliteSaver
+from langgraph.graph import START, StateGraph
+from langgraph.graph.message import add_messages
+from langgraph.runtime import Runtime
+
+from agents.chat_model import ChatModel
+from alignment.errors import UsageError
+
+Event = dict[str, Any]
+
+
+class State(TypedDict):
+    messages: Annotated[list[AnyMessage], add_messages]
+
+
+@dataclass
+class Context:
+    model: ChatModel
+    window: int | None = None  # tokens of prompt and reply together
+    cancelled: threading.Event = field(default_factory=threading.Event)  # set: the reply ends where it is
+
+
+@dataclass(frozen=True)
+class Session:
+    """A conversation that is kept: ``title`` is its first question, ``updated`` seconds since the epoch."""
+
+    name: str
+    model: str
+    title: str
+    updated: float
+
+
+def respond(state: State, runtime: Runtime[Context]) -> State:
+    """Writes the reply; what was written before a cancel is kept."""
+    c = runtime.context
+    messages: list[BaseMessage] = list(state["messages"])
+    if c.window is not None:
+        messages, left_out = fit(messages, c.model.get_num_tokens_from_messages, c.window - c.model.max_tokens)
+        if left_out:
+            turns = "the oldest turn is" if left_out == 1 else f"the oldest {left_out} turns are"
+            runtime.stream_writer({"kind": "note", "text": f"{turns} left out of the prompt: the whole conversation "
+                                   f"does not fit into the model's {c.window} tokens"})
+    reply: AIMessageChunk | None = None
+    with closing(c.model.stream(messages)) as pieces:
+        for piece in pieces:
+            reply = piece if reply is None else reply + piece
+            if c.cancelled.is_set():
+                break
+    if reply is None or (c.cancelled.is_set() and not reply.text):
+        return {"messages": [RemoveMessage(id=str(messages[-1].id))]}  # a question that nobody answered
+    if reply.chunk_position != "last":
+        reply = reply.model_copy(update={"response_metadata": {"finish_reason": "cancelled"}})
+    return {"messages": [message_chunk_to_message(reply)]}
+
+
+def fit(messages: Sequence[BaseMessage], count: Callable[[list[BaseMessage]], int], limit: int
+        ) -> tuple[list[BaseMessage], int]:
+    """The messages without as many of the oldest turns as it takes for ``count`` to be at most ``limit``, and how
+    many those are.
+
+    A turn is a human message and what follows it; an assistant's words before the first one are a turn too. System
+    messages stay. Raises UsageError when the last turn alone is too long.
+    """
+    spoken = [i for i, m in enumerate(messages) if not isinstance(m, SystemMessage)]
+    starts = [i for i in spoken if i == spoken[0] or isinstance(messages[i], HumanMessage)]
+
+    def without(turns: int) -> list[BaseMessage]:
+        return [m for i, m in enumerate(messages) if i >= starts[turns] or isinstance(m, SystemMessage)]
+
+    left_out = bisect.bisect_left(range(len(starts)), True, key=lambda turns: count(without(turns)) <= limit)
+    if left_out == len(starts):
+        raise UsageError(f"the message takes {count(without(left_out - 1))} tokens, but the model's window leaves "
+                         f"{max(limit, 0)} beside the reply; shorten it")
+    return without(left_out), left_out
+
+
+def build() -> StateGraph:
+    builder = StateGraph(State, context_schema=Context)
+    builder.add_node("respond", respond)
+    builder.add_edge(START, "respond")
+    return builder
+
+
+graph = build().compile(name="chat")
+
+
+class Chats:
+    """Conversations in a SQLite file: the graph's checkpoints, and a table that lists them.
+
+    The file may hold checkpoints of other graphs: the threads of this one start with ``chat/``.
+    """
+
+    def __init__(self, path: Path, model: str, context: Context) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch(mode=0o600)  # what people say to a model is theirs
+        self.model = model
+        self.context = context
+        # the checkpointer's connection is used from the graph's own threads, one at a time
+        self._connection = sqlite3.connect(path, check_same_thread=False)
+        self._saver = SqliteSaver(self._connection)
+        self._graph = build().compile(checkpointer=self._saver, name="chat")
+        with self._saver.cursor() as cursor:
+            cursor.execute("CREATE TABLE IF NOT EXISTS chats (session TEXT PRIMARY KEY, model TEXT NOT NULL, "
+                           "title TEXT NOT NULL, updated REAL NOT NULL)")
+
+    def sessions(self) -> list[Session]:
+        """All of this file, the last one first."""
+        with self._saver.cursor(transaction=False) as cursor:
+            rows = cursor.execute("SELECT session, model, title, updated FROM chats ORDER BY updated DESC").fetchall()
+        return [Session(*row) for row in rows]
+
+    def last(self) -> str | None:
+        """The session of this model that was used last."""
+        return next((s.name for s in self.sessions() if s.model == self.model), None)
+
+    def messages(self, session: str) -> list[AnyMessage]:
+        return self._graph.get_state(_config(session)).values.get("messages", [])
+
+    def unanswered(self, session: str) -> bool:
+        """Whether the last question still waits for its reply, because the program ended over it."""
+        return bool(self._graph.get_state(_config(session)).next)
+
+    def reply(self, session: str, question: str | None) -> Generator[Event, None, None]:
+        """Pieces of the reply, ``{"kind": "token", "text": ...}``, and notes. Without a question the reply to the one
+        that is unanswered. Setting ``context.cancelled`` ends it early.
+        """
+        self.context.cancelled.clear()
+        asked = None
+        if question is not None:
+            asked = {"messages": [HumanMessage(question)]}
+            with self._saver.cursor() as cursor:
+                cursor.execute("INSERT INTO chats VALUES (?, ?, ?, ?) ON CONFLICT (session) "
+                               "DO UPDATE SET model = excluded.model, updated = excluded.updated",
+                               (session, self.model, " ".join(question.split())[:60], time.time()))
+        events = self._graph.stream(asked, _config(session), context=self.context, durability="sync",
+                                    stream_mode=["messages", "custom"])
+        for mode, part in events:
+            if mode == "custom":
+                yield part
+            elif isinstance(part[0], AIMessageChunk) and part[0].text:
+                yield {"kind": "token", "text": part[0].text}
+
+    def undo(self, session: str) -> str | None:
+        """Takes back the last question and what follows it; returns the question."""
+        messages = self.messages(session)
+        at = max((i for i, m in enumerate(messages) if isinstance(m, HumanMessage)), default=None)
+        if at is None:
+            return None
+        gone = [RemoveMessage(id=str(m.id)) for m in messages[at:]]
+        self._graph.update_state(_config(session), {"messages": gone}, as_node="respond")
+        return messages[at].text
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+def new_name() -> str:
+    """A name for a session: the time, and two bytes that keep sessions of one second apart."""
+    return f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+
+
+def _config(session: str) -> RunnableConfig:
+    return {"configurable": {"thread_id": f"chat/{session}"}}

@@ -1,0 +1,155 @@
+"""The whole road on a tiny model: the stages, what they leave, and going on after a kill at any event."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from alignment.errors import SetupError, UsageError
+from alignment.run_dir import TIME_COLUMNS, RunDir
+from graphs.align import run_align
+from graphs.recipe import Recipe, load_recipe
+
+STAGES = ("data", "sft", "reward", "ppo", "evaluate", "council")
+
+
+def recipe_of(folder: Path, model: Path, **overrides: Any) -> Recipe:
+    content = {
+        "name": "tiny",
+        "data": {"lines": 24, "pairs": 16, "prompts": 24, "held_out": ["4 7 8 8"]},
+        "backbone": {"model": str(model), "quantization": "none", "compute_dtype": "float32", "lora": {"rank": 4}},
+        "sft": {"steps": 5, "batch_size": 4, "checkpoint_every": 2},
+        "reward": {"steps": 5, "batch_size": 2, "checkpoint_every": 2},
+        "ppo": {"iterations": 3, "batch_size": 4, "max_tokens": 6},
+        "evaluate": {"n": 20, "max_tokens": 6},
+        "council": {"rounds": 2, "max_tokens_per_step": 6},
+    } | overrides
+    path = folder / "recipe.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return load_recipe(path)
+
+
+def align(recipe: Recipe, root: Path, report: Callable[[dict], None] = lambda event: None, fresh: bool = False) -> RunDir:
+    return RunDir(run_align(recipe, root, root / "runs", fresh, report))
+
+
+def outcome(run: RunDir) -> dict[str, Any]:
+    """Everything that must not depend on whether the run was interrupted."""
+    adapters = {p.parent.name: json.loads(p.read_text())["sha256"] for p in run.path.glob("adapters/*/adapter.json")}
+    metrics = [{k: v for k, v in row.items() if k not in TIME_COLUMNS} for row in run.metrics()]
+    results = {name: entry.get("results") for name, entry in run.status()["stages"].items()}
+    trees = {p.name: {k: v for k, v in json.loads(p.read_text()).items() if k != "seconds"}
+             for p in run.path.glob("trees/*.json")}
+    return {"adapters": adapters, "metrics": metrics, "results": results, "samples": run.samples(), "trees": trees}
+
+
+@pytest.fixture(scope="module")
+def straight(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[RunDir, list[dict]]:
+    folder = tmp_path_factory.mktemp("straight")
+    events: list[dict] = []
+    return align(recipe_of(folder, tiny_model), folder, events.append), events
+
+
+def test_what_a_run_leaves(straight: tuple[RunDir, list[dict]]) -> None:
+    run, events = straight
+    status = run.status()
+    assert status["state"] == "done"
+    assert all(status["stages"][stage]["state"] == "done" for stage in STAGES)
+    assert {p.name for p in (run.path / "adapters").iterdir()} == {"sft", "reward", "policy", "value"}
+    assert not list((run.path / "checkpoints").glob("*/step-*"))
+    assert [r["step"] for r in run.metrics() if r["stage"] == "sft"] == [1, 2, 3, 4, 5]
+    assert [r["step"] for r in run.metrics() if r["stage"] == "ppo"] == [1, 2, 3]
+    evaluate = run.results("evaluate")
+    assert evaluate["n"] == 20 and set(evaluate["reward"]) == {"sft", "policy", "difference"}
+    difference = evaluate["reward"]["policy"]["value"] - evaluate["reward"]["sft"]["value"]
+    assert evaluate["reward"]["difference"]["value"] == pytest.approx(difference, abs=1e-9)
+    assert any("interval" in sentence for sentence in evaluate["words"])
+    assert list((run.path / "trees").glob("*.json")) and (run.path / "report.html").stat().st_size > 5000
+    assert {"sft", "reward", "ppo", "evaluate"} <= {event["stage"] for event in events}
+    assert all("eta_seconds" in e for e in events if e["stage"] in ("sft", "ppo") and e["step"] and not e.get("done"))
+
+
+def test_again_reuses_what_is_finished(straight: tuple[RunDir, list[dict]], tiny_model: Path) -> None:
+    run, _ = straight
+    before = outcome(run)
+    events: list[dict] = []
+    align(recipe_of(run.path.parents[1], tiny_model), run.path.parents[1], events.append)
+    assert outcome(run) == before
+    assert not [e for e in events if e["stage"] == "load"]  # no model was loaded
+
+
+class Killed(BaseException):
+    """Stands for a kill: nothing in the code under test catches it on purpose."""
+
+
+@pytest.mark.parametrize("part", range(3))
+def test_killed_at_any_event_it_ends_the_same(straight: tuple[RunDir, list[dict]], tiny_model: Path, tmp_path: Path,
+                                              part: int) -> None:
+    run, events = straight
+    want = outcome(run)
+    for number in range(part, len(events), 3):
+        root = tmp_path / str(number)
+        root.mkdir()
+        recipe = recipe_of(root, tiny_model)
+        seen = 0
+
+        def kill(event: dict, number: int = number) -> None:
+            nonlocal seen
+            seen += 1
+            if seen > number:
+                raise Killed
+
+        with pytest.raises(Killed):
+            align(recipe, root, kill)
+        again = align(recipe, root)
+        assert outcome(again) == want, f"killed at event {number}: {events[number]['stage']} {events[number]['step']}"
+        shutil.rmtree(root)
+
+
+def test_another_recipe_is_refused(straight: tuple[RunDir, list[dict]], tiny_model: Path) -> None:
+    run, _ = straight
+    folder = run.path.parents[1]
+    other = recipe_of(folder, tiny_model, sft={"steps": 7, "batch_size": 4})
+    with pytest.raises(UsageError, match=r"another recipe \(changed: sft\..*--fresh"):
+        align(other, folder)
+
+
+def test_another_base_model_is_refused(straight: tuple[RunDir, list[dict]], other_tiny_model: Path, tmp_path: Path
+                                       ) -> None:
+    """The folder that the recipe names now holds other weights."""
+    from alignment.engine import Engine
+
+    run, _ = straight
+    copy = tmp_path / "run"
+    shutil.copytree(run.path, copy)
+    config = yaml.safe_load((copy / "config.yaml").read_text())
+    config["backbone"]["model"] = str(other_tiny_model)
+    (copy / "config.yaml").write_text(yaml.safe_dump(config))
+    with pytest.raises(SetupError, match="belongs to another base model"):
+        Engine.open(copy)
+
+
+def test_one_process_at_a_time(tiny_model: Path, tmp_path: Path) -> None:
+    recipe = recipe_of(tmp_path, tiny_model)
+
+    def second(event: dict) -> None:
+        with pytest.raises(UsageError, match="another process is working on the run 'tiny'"):
+            align(recipe, tmp_path)
+        raise Killed
+
+    with pytest.raises(Killed):
+        align(recipe, tmp_path, second)
+
+
+def test_fresh_starts_over(straight: tuple[RunDir, list[dict]], tiny_model: Path, tmp_path: Path) -> None:
+    recipe = recipe_of(tmp_path, tiny_model)
+    run = align(recipe, tmp_path)
+    (run.path / "left-over").write_text("x")
+    assert outcome(align(recipe, tmp_path, fresh=True)) == outcome(straight[0])
+    assert not (run.path / "left-over").exists()
