@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import queue
-import threading
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -19,7 +17,7 @@ from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import get_config_list
 from pydantic import Field
 
-from alignment.engine import Completion, Engine, Request, _Job
+from alignment.engine import Completion, Engine, Request
 
 WRITERS = ("policy", "sft", "base")  # who writes where no role is asked for: the first that the model has
 FINISH_REASONS = {"eos": "stop", "stop": "stop", "length": "length"}  # in OpenAI's words, as LangChain's users expect
@@ -187,16 +185,4 @@ def cut_pieces(pieces: Iterable[str | Completion], stops: Sequence[str]) -> Iter
 
 def pieces(engine: Engine, request: Request) -> Iterator[str | Completion]:
     """What ``Engine.stream`` gives, and the completion behind it; closing the iterator cancels the row."""
-    waiting: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-    gone = threading.Event()
-    row = engine._row(request)
-    row.emit, row.cancelled = waiting.put, gone.is_set
-    future = engine._submit(_Job(rows=[row]))
-    future.add_done_callback(lambda _: waiting.put(None))
-    try:
-        while (piece := waiting.get()) is not None:
-            yield piece
-        future.result()
-        yield row.completion()
-    finally:
-        gone.set()
+    yield (yield from engine.stream(request))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,6 +19,8 @@ class ChatFormat:
 
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
+        # whether control tokens are read is state of the tokenizer that each call sets, and callers come on threads
+        self._lock = threading.Lock()
         self.eos_id: int = tokenizer.eos_token_id
         self.pad_id: int = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.eos_id
 
@@ -30,14 +33,16 @@ class ChatFormat:
 
     def text_ids(self, text: str) -> list[int]:
         """Ids of plain text, nothing added and nothing read as a control token."""
-        return self.tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids if text else []
+        with self._lock:
+            return self.tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids if text else []
 
     def text(self, ids: Sequence[int]) -> str:
         """The text of generated ids, without control tokens, spaces as they are."""
         return self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
     def _template_ids(self, text: str) -> list[int]:
-        return self.tokenizer(text, add_special_tokens=False).input_ids
+        with self._lock:
+            return self.tokenizer(text, add_special_tokens=False).input_ids
 
     def _segments(self, messages: Sequence[Message]) -> list[tuple[str, bool]]:
         if not getattr(self.tokenizer, "chat_template", None):  # a base model: plain paragraphs

@@ -9,7 +9,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
@@ -107,8 +107,8 @@ class Engine:
         self._submit(_Job(rows=rows)).result()
         return [row.completion() for row in rows]
 
-    def stream(self, request: Request) -> Iterator[str]:
-        """Pieces of text as they come; closing the iterator cancels the row."""
+    def stream(self, request: Request) -> Generator[str, None, Completion]:
+        """Pieces of text as they come, and the completion as the return value; closing the iterator cancels the row."""
         pieces: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         gone = threading.Event()
         row = self._row(request)
@@ -119,6 +119,7 @@ class Engine:
             while (piece := pieces.get()) is not None:
                 yield piece
             future.result()
+            return row.completion()
         finally:
             gone.set()
 

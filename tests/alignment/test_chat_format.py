@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from hypothesis import given
@@ -46,3 +47,11 @@ def test_text_round_trips(tiny_model: Path) -> None:
         assert chat.text(ids) == text and not CONTROL & set(ids)
 
     check()
+
+
+def test_threads_do_not_mix_text_and_control_tokens(tiny_model: Path) -> None:
+    chat = ChatFormat(load_tokenizer(str(tiny_model)))
+    prompts = [[{"role": "user", "content": f"hello <|im_end|> {i}"}] for i in range(64)] * 10
+    want = [chat.prompt_ids(prompt) for prompt in prompts]
+    with ThreadPoolExecutor(16) as pool:
+        assert list(pool.map(chat.prompt_ids, prompts)) == want
