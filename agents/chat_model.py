@@ -66,33 +66,59 @@ class ChatModel(BaseChatModel):
             raise ValueError("tools are not supported yet by this chat model")
         return len(self.engine.backbone.chat.prompt_ids(as_prompt(messages)))
 
-    def batch(self, inputs: list[Any], config: RunnableConfig | list[RunnableConfig] | None = None, *,
-              return_exceptions: bool = False, **kwargs: Any) -> list[Any]:
+    def batch(
+        self,
+        inputs: list[Any],
+        config: RunnableConfig | list[RunnableConfig] | None = None,
+        *,
+        return_exceptions: bool = False,
+        **kwargs: Any,
+    ) -> list[Any]:
         # one thread per input: those that arrive together are one batch of the engine, and LangChain's default of a
         # few threads would make waves of it
-        configs = [{**c, "max_concurrency": c.get("max_concurrency") or len(inputs)}
-                   for c in get_config_list(config, len(inputs))]
+        configs = [
+            {**c, "max_concurrency": c.get("max_concurrency") or len(inputs)}
+            for c in get_config_list(config, len(inputs))
+        ]
         return super().batch(inputs, configs, return_exceptions=return_exceptions, **kwargs)
 
-    async def abatch(self, inputs: list[Any], config: RunnableConfig | list[RunnableConfig] | None = None, *,
-                     return_exceptions: bool = False, **kwargs: Any) -> list[Any]:
+    async def abatch(
+        self,
+        inputs: list[Any],
+        config: RunnableConfig | list[RunnableConfig] | None = None,
+        *,
+        return_exceptions: bool = False,
+        **kwargs: Any,
+    ) -> list[Any]:
         return await asyncio.to_thread(self.batch, inputs, config, return_exceptions=return_exceptions, **kwargs)
 
-    def _generate(self, messages: list[BaseMessage], stop: list[str] | None = None,
-                  run_manager: CallbackManagerForLLMRun | None = None, **kwargs: Any) -> ChatResult:
+    def _generate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
         request = self._request(messages, stop, **kwargs)
         done = self.engine.generate([request])[0]
-        message = AIMessage(cut(done.text, request.stop), usage_metadata=usage(done),
-                            response_metadata=self._metadata(done))
+        message = AIMessage(
+            cut(done.text, request.stop), usage_metadata=usage(done), response_metadata=self._metadata(done)
+        )
         return ChatResult(generations=[ChatGeneration(message=message)])
 
-    def _stream(self, messages: list[BaseMessage], stop: list[str] | None = None,
-                run_manager: CallbackManagerForLLMRun | None = None, **kwargs: Any) -> Iterator[ChatGenerationChunk]:
+    def _stream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> Iterator[ChatGenerationChunk]:
         request = self._request(messages, stop, **kwargs)
         for piece in cut_pieces(pieces(self.engine, request), request.stop):
             if isinstance(piece, Completion):
-                message = AIMessageChunk("", usage_metadata=usage(piece), chunk_position="last",
-                                         response_metadata=self._metadata(piece))
+                message = AIMessageChunk(
+                    "", usage_metadata=usage(piece), chunk_position="last", response_metadata=self._metadata(piece)
+                )
             else:
                 message = AIMessageChunk(piece)
             chunk = ChatGenerationChunk(message=message)
@@ -100,9 +126,17 @@ class ChatModel(BaseChatModel):
                 run_manager.on_llm_new_token(message.text, chunk=chunk)
             yield chunk
 
-    def _request(self, messages: list[BaseMessage], stop: list[str] | None, *, role: str | None = None,
-                 temperature: float | None = None, max_tokens: int | None = None, seed: int | str | None = None,
-                 stream: bool | None = None) -> Request:
+    def _request(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None,
+        *,
+        role: str | None = None,
+        temperature: float | None = None,
+        max_tokens: int | None = None,
+        seed: int | str | None = None,
+        stream: bool | None = None,
+    ) -> Request:
         # ``stream`` is LangChain's own switch; whatever else is not named here is refused by Python
         prompt = as_prompt(messages)
         limit = max_tokens or self.max_tokens
@@ -133,8 +167,9 @@ def writer(engine: Engine) -> str:
 
 
 def usage(done: Completion) -> UsageMetadata:
-    return UsageMetadata(input_tokens=done.prompt_tokens, output_tokens=done.tokens,
-                         total_tokens=done.prompt_tokens + done.tokens)
+    return UsageMetadata(
+        input_tokens=done.prompt_tokens, output_tokens=done.tokens, total_tokens=done.prompt_tokens + done.tokens
+    )
 
 
 def as_prompt(messages: Iterable[BaseMessage]) -> list[dict[str, str]]:

@@ -19,8 +19,14 @@ class EngineModel(Model):
     The sampling settings can be given for one call too. Grammars and native tool calls are not supported yet.
     """
 
-    def __init__(self, engine: Engine, role: str | None = None, temperature: float = 0.7, max_tokens: int = 512,
-                 seed: int | str | None = None) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        role: str | None = None,
+        temperature: float = 0.7,
+        max_tokens: int = 512,
+        seed: int | str | None = None,
+    ) -> None:
         # keywords of Model.__init__ would win over those of a call, so the sampling settings stay out of it
         super().__init__(model_id=engine.backbone.config.model)
         self.engine = engine
@@ -29,17 +35,23 @@ class EngineModel(Model):
         self.max_tokens = max_tokens
         self.seed = seed
 
-    def generate(self, messages: list[ChatMessage | dict[str, Any]], stop_sequences: list[str] | None = None,
-                 response_format: dict[str, str] | None = None, tools_to_call_from: list[Tool] | None = None,
-                 **kwargs: Any) -> ChatMessage:
+    def generate(
+        self,
+        messages: list[ChatMessage | dict[str, Any]],
+        stop_sequences: list[str] | None = None,
+        response_format: dict[str, str] | None = None,
+        tools_to_call_from: list[Tool] | None = None,
+        **kwargs: Any,
+    ) -> ChatMessage:
         """One assistant message, with ``token_usage``; the stop sequence is cut from it."""
         if response_format is not None:
             raise ValueError("response_format is not supported yet by this model; leave it out")
         if tools_to_call_from:
             raise ValueError("native tool calls are not supported yet by this model; use an agent that writes text")
         if unknown := set(kwargs) - {"temperature", "max_tokens", "seed"}:
-            raise ValueError(f"{', '.join(sorted(unknown))}: not a setting of this model; "
-                             "there are temperature, max_tokens and seed")
+            raise ValueError(
+                f"{', '.join(sorted(unknown))}: not a setting of this model; there are temperature, max_tokens and seed"
+            )
         seed = kwargs.get("seed", self.seed)
         stops = tuple(text for text in stop_sequences or () if text)
         request = Request(
@@ -51,8 +63,12 @@ class EngineModel(Model):
             stop=stops,
         )
         done = self.engine.generate([request])[0]
-        return ChatMessage(MessageRole.ASSISTANT, cut(done.text, stops), raw=done,
-                           token_usage=TokenUsage(done.prompt_tokens, done.tokens))
+        return ChatMessage(
+            MessageRole.ASSISTANT,
+            cut(done.text, stops),
+            raw=done,
+            token_usage=TokenUsage(done.prompt_tokens, done.tokens),
+        )
 
 
 def as_prompt(messages: list[ChatMessage | dict[str, Any]]) -> list[dict[str, str]]:

@@ -137,7 +137,7 @@ class Backbone:
         return self._causal_lm.get_output_embeddings()(hidden).float()
 
     def scalar(self, role: str, hidden: Tensor) -> Tensor:
-        """The head of ``role`` in float32: [..., H] to [...], scaled to mean 0 and standard deviation 1 where fitted."""
+        """The head of ``role`` in float32: [..., H] to [...], scaled to mean 0, deviation 1 where fitted."""
         gain, bias = self.scales[role]
         return self.heads[role](hidden.float()).squeeze(-1) * gain + bias
 
@@ -156,7 +156,9 @@ class Backbone:
         try:
             result = set_peft_model_state_dict(self.model, adapter, adapter_name=role)
         except RuntimeError as error:
-            raise SetupError(f"the {role} adapter does not fit this base model; use the one it was trained on") from error
+            raise SetupError(
+                f"the {role} adapter does not fit this base model; use the one it was trained on"
+            ) from error
         missing = [name for name in result.missing_keys if f".{role}." in name]
         if missing or result.unexpected_keys:
             raise SetupError(f"the {role} adapter does not fit this base model; use the one it was trained on")

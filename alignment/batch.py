@@ -36,8 +36,9 @@ def encode_scored(chat: ChatFormat, prompt: Sequence[dict[str, str]], response: 
     return chat.prompt_ids(prompt) + chat.text_ids(response.rstrip())
 
 
-def token_logprobs(backbone: Any, ids: Tensor, mask: Tensor, wanted: Tensor, temperature: float = 1.0
-                   ) -> tuple[Tensor, Tensor]:
+def token_logprobs(
+    backbone: Any, ids: Tensor, mask: Tensor, wanted: Tensor, temperature: float = 1.0
+) -> tuple[Tensor, Tensor]:
     """Log-probabilities of tokens given what stands before them, under the role that is entered.
 
     ``ids``, ``mask``: int64 [B, T]; ``wanted``: bool [B, T], never at column 0. Returns float32 [B, T] of

@@ -159,9 +159,7 @@ def _finish(backbone: Backbone, row: Row, token: int) -> None:
         row.finish = "eos"
     else:
         row.text = backbone.chat.text(row.ids)
-        if any(stop in row.text for stop in request.stop):
-            row.finish = "stop"
-        elif row.matcher is not None and row.matcher.is_stopped():
+        if any(stop in row.text for stop in request.stop) or row.matcher is not None and row.matcher.is_stopped():
             row.finish = "stop"
         elif len(row.ids) >= request.max_tokens:
             row.finish = "length"

@@ -94,8 +94,7 @@ class Engine:
             ).hexdigest(),
         }
 
-    def generate(self, requests: Sequence[Request], emit: Callable[[int, str], None] | None = None
-                 ) -> list[Completion]:
+    def generate(self, requests: Sequence[Request], emit: Callable[[int, str], None] | None = None) -> list[Completion]:
         """Completions in the order of the requests. Several roles make several batches.
 
         ``emit(i, text)`` gets pieces of request i's text as they come, on the worker's thread.
@@ -131,8 +130,9 @@ class Engine:
         rows = [encode_scored(chat, p, r) for p, r in zip(prompts, responses, strict=True)]
         return self._call(lambda: self._scores(rows, role))
 
-    def logprobs(self, prompts: Sequence[Prompt], ids: Sequence[Sequence[int]], role: str, temperature: float = 1.0
-                 ) -> list[list[float]]:
+    def logprobs(
+        self, prompts: Sequence[Prompt], ids: Sequence[Sequence[int]], role: str, temperature: float = 1.0
+    ) -> list[list[float]]:
         """Log-probabilities in nats of response tokens ``ids`` under ``role``."""
         before = [self.backbone.chat.prompt_ids(p) for p in prompts]
         return self._call(lambda: self._logprobs(before, ids, role, temperature))
@@ -214,15 +214,17 @@ class Engine:
                     found[i] = value
         return found
 
-    def _logprobs(self, before: list[list[int]], ids: Sequence[Sequence[int]], role: str, temperature: float
-                  ) -> list[list[float]]:
+    def _logprobs(
+        self, before: list[list[int]], ids: Sequence[Sequence[int]], role: str, temperature: float
+    ) -> list[list[float]]:
         found: list[list[float]] = []
         with self.backbone.role(role), torch.no_grad():
             for start in range(0, len(ids), SCORE_ROWS):
                 chunk = slice(start, start + SCORE_ROWS)
                 prompts, responses = before[chunk], ids[chunk]
-                rows, mask = pad([p + list(r) for p, r in zip(prompts, responses, strict=True)],
-                                 self.backbone.chat.pad_id)
+                rows, mask = pad(
+                    [p + list(r) for p, r in zip(prompts, responses, strict=True)], self.backbone.chat.pad_id
+                )
                 wanted: Tensor = mask.bool()
                 for i, prompt in enumerate(prompts):
                     wanted[i, : len(prompt)] = False

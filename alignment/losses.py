@@ -54,8 +54,9 @@ def advantages(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam:
     return advantage, (advantage + values) * mask
 
 
-def policy_loss(logp: Tensor, old_logp: Tensor, advantage: Tensor, mask: Tensor, clip_range: float
-                ) -> tuple[Tensor, dict[str, Tensor]]:
+def policy_loss(
+    logp: Tensor, old_logp: Tensor, advantage: Tensor, mask: Tensor, clip_range: float
+) -> tuple[Tensor, dict[str, Tensor]]:
     """PPO's clipped surrogate (arXiv 1707.06347, equation 7), negated, mean over the masked tokens.
 
     Also: ``ratio`` (mean), ``approxkl`` = mean (log ratio)^2 / 2, ``clipfrac`` = share of tokens whose clipped term

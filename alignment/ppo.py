@@ -26,8 +26,9 @@ Check = Callable[[str, str], bool | None]
 SAMPLES_PER_ITERATION = 4
 
 
-def train_ppo(engine: Engine, config: PPOConfig, prompts: list[Row], check: Check, run: RunDir, seed: int,
-              report: Report) -> None:
+def train_ppo(
+    engine: Engine, config: PPOConfig, prompts: list[Row], check: Check, run: RunDir, seed: int, report: Report
+) -> None:
     """Trains ``policy`` and ``value`` from ``sft`` and ``reward``, or goes on from the last iteration on disk."""
     backbone = engine.backbone
     backbone.add_role("policy", seed=seed, copy_of="sft")
@@ -70,7 +71,7 @@ def train_ppo(engine: Engine, config: PPOConfig, prompts: list[Row], check: Chec
         log.saved(iteration + 1)
     if not metrics:  # killed after the last iteration, before the stage was closed
         metrics = [row for row in run.metrics() if row["stage"] == "ppo"][-1]
-    results = {"iterations": config.iterations} | {k: v for k, v in metrics.items() if "/" in k}
+    results: dict[str, Any] = {"iterations": config.iterations} | {k: v for k, v in metrics.items() if "/" in k}
     for role in optimizers:
         results[f"{role}_sha256"] = backbone.save_role(role, run.path / "adapters" / role)
     log.done(results)
@@ -82,8 +83,9 @@ def _scores(engine: Engine, rows: Sequence[Row], completions: Sequence[Completio
     return [s - config.missing_eos_penalty * (c.finish != "eos") for s, c in zip(raw, completions, strict=True)]
 
 
-def _update(backbone: Backbone, optimizers: dict[str, torch.optim.Optimizer], exp: Experience, config: PPOConfig,
-            seed: str) -> dict[str, float]:
+def _update(
+    backbone: Backbone, optimizers: dict[str, torch.optim.Optimizer], exp: Experience, config: PPOConfig, seed: str
+) -> dict[str, float]:
     """Epochs of minibatches. Forward and backward of one role before the other's: see ``alignment.backbone``."""
     rows = list(range(len(exp.ids)))
     shuffle = random.Random(seed)
@@ -92,15 +94,18 @@ def _update(backbone: Backbone, optimizers: dict[str, torch.optim.Optimizer], ex
         shuffle.shuffle(rows)
         for part in range(config.minibatches):
             batch = exp.rows(torch.tensor(rows[part :: config.minibatches]))
-            steps.append(_policy_step(backbone, optimizers["policy"], batch, config)
-                         | _value_step(backbone, optimizers["value"], batch, config))
+            steps.append(
+                _policy_step(backbone, optimizers["policy"], batch, config)
+                | _value_step(backbone, optimizers["value"], batch, config)
+            )
         if config.target_kl is not None and steps[-1]["policy/approxkl_avg"] > config.target_kl:
             break
     return {name: sum(step[name] for step in steps) / len(steps) for name in steps[0]} | {"updates": len(steps)}
 
 
-def _policy_step(backbone: Backbone, optimizer: torch.optim.Optimizer, batch: Experience, config: PPOConfig
-                 ) -> dict[str, float]:
+def _policy_step(
+    backbone: Backbone, optimizer: torch.optim.Optimizer, batch: Experience, config: PPOConfig
+) -> dict[str, float]:
     with backbone.role("policy", train=True):
         logp, _ = response_logprobs(backbone, batch.ids, batch.mask, batch.response, config.temperature)
         loss, stats = policy_loss(logp, batch.logp, batch.advantages, batch.response.float(), config.clip_range)
@@ -117,8 +122,9 @@ def _policy_step(backbone: Backbone, optimizer: torch.optim.Optimizer, batch: Ex
     }
 
 
-def _value_step(backbone: Backbone, optimizer: torch.optim.Optimizer, batch: Experience, config: PPOConfig
-                ) -> dict[str, float]:
+def _value_step(
+    backbone: Backbone, optimizer: torch.optim.Optimizer, batch: Experience, config: PPOConfig
+) -> dict[str, float]:
     with backbone.role("value", train=True):
         values = response_values(backbone, batch.ids, batch.mask, batch.response)
         loss = value_loss(values, batch.values, batch.returns, batch.response.float(), config.value_clip_range)
@@ -150,8 +156,9 @@ def _solved(rows: Sequence[Row], completions: Sequence[Completion], check: Check
     return {} if None in verdicts else {"solved": sum(map(bool, verdicts)) / len(verdicts)}
 
 
-def _samples(rows: Sequence[Row], completions: Sequence[Completion], scores: Sequence[float], check: Check, step: int
-             ) -> list[Row]:
+def _samples(
+    rows: Sequence[Row], completions: Sequence[Completion], scores: Sequence[float], check: Check, step: int
+) -> list[Row]:
     return [
         {
             "stage": "ppo",

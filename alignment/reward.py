@@ -24,8 +24,15 @@ Row = dict[str, Any]
 Pair = tuple[list[int], list[int], float]  # ids of chosen and rejected, margin
 
 
-def train_reward(backbone: Backbone, config: RewardConfig, rows: list[Row], validation: list[Row], run: RunDir,
-                 seed: int, report: Report) -> None:
+def train_reward(
+    backbone: Backbone,
+    config: RewardConfig,
+    rows: list[Row],
+    validation: list[Row],
+    run: RunDir,
+    seed: int,
+    report: Report,
+) -> None:
     """Trains the ``reward`` adapter and head with the margin ranking loss, or goes on from the last checkpoint."""
     pairs = _encode(backbone, rows, config)
     backbone.add_role("reward", seed=seed + 1)
@@ -109,8 +116,10 @@ def _score(backbone: Backbone, batch: list[Pair]) -> tuple[Tensor, Tensor, int]:
 def _encode(backbone: Backbone, rows: list[Row], config: RewardConfig) -> list[Pair]:
     pairs = []
     for number, row in enumerate(rows, 1):
-        ids = [encode_scored(backbone.chat, row["prompt"], row[side])[: config.max_length] for side in
-               ("chosen", "rejected")]
+        ids = [
+            encode_scored(backbone.chat, row["prompt"], row[side])[: config.max_length]
+            for side in ("chosen", "rejected")
+        ]
         if ids[0] == ids[1]:
             raise UsageError(
                 f"preference pair {number}: chosen and rejected are the same within reward.max_length "

@@ -47,14 +47,21 @@ def sample(engine: Engine, rows: Sequence[Row], config: PPOConfig, seeds: Sequen
     """One response per prompt by the policy: no grammar and no top-p, or the KL estimate would be of another policy."""
     return engine.generate(
         [
-            Request(row["prompt"], role="policy", max_tokens=config.max_tokens, temperature=config.temperature, seed=seed)
+            Request(
+                row["prompt"], role="policy", max_tokens=config.max_tokens, temperature=config.temperature, seed=seed
+            )
             for row, seed in zip(rows, seeds, strict=True)
         ]
     )
 
 
-def experience(backbone: Backbone, rows: Sequence[Row], completions: Sequence[Completion], scores: Sequence[float],
-               config: PPOConfig) -> Experience:
+def experience(
+    backbone: Backbone,
+    rows: Sequence[Row],
+    completions: Sequence[Completion],
+    scores: Sequence[float],
+    config: PPOConfig,
+) -> Experience:
     """Old log-probabilities (recomputed by the forward of the update, not taken from the sampler), reference
     log-probabilities, values, advantages and returns."""
     prompts = [backbone.chat.prompt_ids(row["prompt"]) for row in rows]
@@ -73,12 +80,14 @@ def experience(backbone: Backbone, rows: Sequence[Row], completions: Sequence[Co
     score = torch.tensor(list(scores), dtype=torch.float32)
     rewards = token_rewards(score, logp, ref_logp, response.float(), config.kl_coef)
     advantage, returns = advantages(rewards, values, response.float(), config.gamma, config.lam)
-    return Experience(ids, mask, response, logp, ref_logp, entropy, values, score,
-                      whiten(advantage, response.float()), returns)
+    return Experience(
+        ids, mask, response, logp, ref_logp, entropy, values, score, whiten(advantage, response.float()), returns
+    )
 
 
-def response_logprobs(backbone: Backbone, ids: Tensor, mask: Tensor, response: Tensor, temperature: float
-                      ) -> tuple[Tensor, Tensor]:
+def response_logprobs(
+    backbone: Backbone, ids: Tensor, mask: Tensor, response: Tensor, temperature: float
+) -> tuple[Tensor, Tensor]:
     """Log-probabilities and entropies [B, R] of the response tokens under the role that is entered."""
     start = ids.shape[1] - response.shape[1]
     wanted = torch.cat([torch.zeros((len(ids), start), dtype=torch.bool), response], dim=1)

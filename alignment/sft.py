@@ -23,8 +23,15 @@ from alignment.run_dir import Report, RunDir, StageLog
 Row = dict[str, Any]
 
 
-def train_sft(backbone: Backbone, config: SFTConfig, rows: list[Row], validation: list[Row], run: RunDir, seed: int,
-              report: Report) -> None:
+def train_sft(
+    backbone: Backbone,
+    config: SFTConfig,
+    rows: list[Row],
+    validation: list[Row],
+    run: RunDir,
+    seed: int,
+    report: Report,
+) -> None:
     """Trains the ``sft`` adapter, or goes on from the last checkpoint; writes ``adapters/sft`` and the results."""
     disable_progress_bars()
     encoded = _encode(backbone, rows, config.max_length)
@@ -76,8 +83,9 @@ def _step_of(path: Path | None) -> int:
     return int(path.name.removeprefix("step-")) if path else 0
 
 
-def _trainer(backbone: Backbone, config: SFTConfig, encoded: list[dict[str, list[int]]], folder: Path, seed: int,
-             log: StageLog) -> SFTTrainer:
+def _trainer(
+    backbone: Backbone, config: SFTConfig, encoded: list[dict[str, list[int]]], folder: Path, seed: int, log: StageLog
+) -> SFTTrainer:
     aside = folder.with_name("sft.writing")
     shutil.rmtree(aside, ignore_errors=True)
     args = TrlConfig(
@@ -125,7 +133,9 @@ class _Trainer(SFTTrainer):
         self.backbone = backbone
         super().__init__(**settings)
 
-    def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
         """Mean negative log-likelihood per completion token of the batch, in nats."""
         wanted = inputs["labels"] != -100
         logp, _ = token_logprobs(self.backbone, inputs["input_ids"], inputs["attention_mask"], wanted)
@@ -143,7 +153,7 @@ class _Progress(TrainerCallback):
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
         if not logs or "loss" not in logs:
             return
-        metrics = {key: logs[key] for key in ("loss", "grad_norm", "learning_rate") if key in logs}
+        metrics: dict[str, float] = {k: logs[k] for k in ("loss", "grad_norm", "learning_rate") if k in logs}
         self.log.step(state.global_step, metrics, state.num_input_tokens_seen - self.tokens)
         self.tokens = state.num_input_tokens_seen
 

@@ -109,9 +109,7 @@ def exact_anchors(table: RewardTable, decision: Decision, threshold: float = PRE
         units = tuple(unit for unit in range(d) if code >> unit & 1)
         return Anchor(units, float(precision[code]), 2.0 ** -len(units))
 
-    found = sorted(
-        map(anchor, np.flatnonzero(minimal).tolist()), key=lambda a: (len(a.units), -a.precision, a.units)
-    )
+    found = sorted(map(anchor, np.flatnonzero(minimal).tolist()), key=lambda a: (len(a.units), -a.precision, a.units))
     closest = None
     if not found and d > 1:
         part = np.arange(2**d - 1)

@@ -92,9 +92,7 @@ class _TableSampler:
     def __init__(self, agree: np.ndarray, d: int, rng: np.random.Generator) -> None:
         self.agree, self.d, self.rng = agree, d, rng
 
-    def __call__(
-        self, anchor: tuple[int, tuple[int, ...]], num_samples: int, compute_labels: bool = True
-    ) -> list[Any]:
+    def __call__(self, anchor: tuple[int, tuple[int, ...]], num_samples: int, compute_labels: bool = True) -> list[Any]:
         position, present = anchor
         if not compute_labels:  # the rows that coverage is counted on: all masks make it exact
             return [all_masks(self.d)]

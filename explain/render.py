@@ -120,6 +120,5 @@ def _question(explanation: TextExplanation | PairExplanation) -> str:
 def _printable(text: str) -> str:
     """Without control characters, which in a model's output could drive the terminal."""
     return "".join(
-        "\N{REPLACEMENT CHARACTER}" if category(char) == "Cc" and char not in "\n\t" else char
-        for char in text
+        "\N{REPLACEMENT CHARACTER}" if category(char) == "Cc" and char not in "\n\t" else char for char in text
     )

@@ -80,13 +80,9 @@ def from_json(data: dict[str, Any]) -> TextExplanation | PairExplanation:
     """The inverse of `to_json`. Raises ValueError (one sentence) where the object does not fit."""
     from pydantic import TypeAdapter, ValidationError
 
-    known = (
-        isinstance(data, dict) and data.get("schema_version") == SCHEMA_VERSION and data.get("kind") in _KINDS
-    )
+    known = isinstance(data, dict) and data.get("schema_version") == SCHEMA_VERSION and data.get("kind") in _KINDS
     if not known:
-        raise ValueError(
-            f"This is no explanation of schema version {SCHEMA_VERSION}; explain again to make one."
-        )
+        raise ValueError(f"This is no explanation of schema version {SCHEMA_VERSION}; explain again to make one.")
     body = {name: value for name, value in data.items() if name not in ("schema_version", "kind")}
     try:
         return TypeAdapter(_KINDS[data["kind"]]).validate_python(body)

@@ -69,9 +69,7 @@ class RewardTable:
     def from_json(cls, data: dict[str, Any]) -> RewardTable:
         spans = tuple((start, end) for start, end in data["units"]["spans"])
         units = Units(data["units"]["text"], spans, data["units"]["kind"])
-        return cls(
-            data["prompt"], units, np.array(data["rewards"], dtype=float), data["scorer"], data["note"]
-        )
+        return cls(data["prompt"], units, np.array(data["rewards"], dtype=float), data["scorer"], data["note"])
 
 
 def fill(
@@ -108,7 +106,5 @@ def _score(scorer: Scorer, prompt: list[Message], texts: list[str]) -> list[floa
     if len(rewards) != len(texts):
         raise ValueError(f"The scorer answered {len(rewards)} rewards for {len(texts)} texts.")
     if not all(map(math.isfinite, rewards)):
-        raise ValueError(
-            "The reward model answered a value that is not a finite number; retrain or repair it."
-        )
+        raise ValueError("The reward model answered a value that is not a finite number; retrain or repair it.")
     return rewards

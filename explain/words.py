@@ -96,9 +96,7 @@ def _beam(anchor: AnchorExplanation) -> str:
     if anchor.beam is None:
         return f" Not compared with alibi: {anchor.beam_note}." if anchor.beam_note else ""
     verdict = "agrees" if anchor.beam.agrees else "DISAGREES"
-    estimate = (
-        f"{number(anchor.beam.precision)}, bounds {number(anchor.beam.low)} to {number(anchor.beam.high)}"
-    )
+    estimate = f"{number(anchor.beam.precision)}, bounds {number(anchor.beam.low)} to {number(anchor.beam.high)}"
     return f" alibi's beam search {verdict}: {anchor.beam.note} (its estimate {estimate})."
 
 

@@ -1,4 +1,4 @@
-"""The ``align`` graph: data -> sft -> reward -> ppo -> evaluate -> council -> report, one run directory, resumable anywhere.
+"""The ``align`` graph: data, sft, reward, ppo, evaluate, council, report: one run directory, resumable anywhere.
 
 The run directory is the only record of what is done: a node whose stage is finished loads its adapter and goes on.
 """
@@ -85,27 +85,38 @@ class Context:
 def data(state: State, runtime: Runtime[Context]) -> State:
     c = runtime.context
     if not c.finished("data"):
-        counts = {name: {split: len(rows) for split, rows in getattr(c.data, name).items()}
-                  for name in ("sft", "pairs", "prompts")}
+        counts = {
+            name: {split: len(rows) for split, rows in getattr(c.data, name).items()}
+            for name in ("sft", "pairs", "prompts")
+        }
         c.run.set_stage("data", state="done", step=1, total=1, results={"counts": counts, "notes": c.data.notes})
-        c.report({"stage": "data", "step": 1, "total": 1, "metrics": {}, "done": True,
-                  "message": "; ".join(c.data.notes)})
+        c.report(
+            {"stage": "data", "step": 1, "total": 1, "metrics": {}, "done": True, "message": "; ".join(c.data.notes)}
+        )
     return {"done": ["data"]}
 
 
 def sft(state: State, runtime: Runtime[Context]) -> State:
     c = runtime.context
     if not c.finished("sft", "sft"):
-        train_sft(c.backbone, c.recipe.sft, c.data.sft["train"], c.data.sft["validation"], c.run, c.recipe.seed,
-                  c.report)
+        train_sft(
+            c.backbone, c.recipe.sft, c.data.sft["train"], c.data.sft["validation"], c.run, c.recipe.seed, c.report
+        )
     return {"done": [*state["done"], "sft"]}
 
 
 def reward(state: State, runtime: Runtime[Context]) -> State:
     c = runtime.context
     if not c.finished("reward", "reward"):
-        train_reward(c.backbone, c.recipe.reward, c.data.pairs["train"], c.data.pairs["validation"], c.run,
-                     c.recipe.seed, c.report)
+        train_reward(
+            c.backbone,
+            c.recipe.reward,
+            c.data.pairs["train"],
+            c.data.pairs["validation"],
+            c.run,
+            c.recipe.seed,
+            c.report,
+        )
     return {"done": [*state["done"], "reward"]}
 
 
@@ -121,12 +132,21 @@ def evaluate(state: State, runtime: Runtime[Context]) -> State:
     if not c.finished("evaluate"):
         config = c.recipe.evaluate
         c.run.set_stage("evaluate", state="running")
-        context = evaluate_graph.Context(c.engine, c.data.prompts["validation"][: config.n], c.task.check, config,
-                                         c.run, c.report)
+        context = evaluate_graph.Context(
+            c.engine, c.data.prompts["validation"][: config.n], c.task.check, config, c.run, c.report
+        )
         results = evaluate_graph.graph.invoke({}, context=context)["results"]
         c.run.set_stage("evaluate", state="done", results=results)
-        c.report({"stage": "evaluate", "step": 1, "total": 1, "metrics": {}, "done": True,
-                  "message": " ".join(results["words"])})
+        c.report(
+            {
+                "stage": "evaluate",
+                "step": 1,
+                "total": 1,
+                "metrics": {},
+                "done": True,
+                "message": " ".join(results["words"]),
+            }
+        )
     return {"done": [*state["done"], "evaluate"]}
 
 
@@ -141,13 +161,21 @@ def council(state: State, runtime: Runtime[Context]) -> State:
         c.run.set_stage("council", state="running")
         verdicts: list[bool | None] = []
         for step, question in enumerate(_illustrations(c.run), 1):
-            sitting = council_graph.Context(c.engine, c.task, c.recipe.council, question,
-                                            c.recipe.data.get("system", ""))
+            sitting = council_graph.Context(
+                c.engine, c.task, c.recipe.council, question, c.recipe.data.get("system", "")
+            )
             result = council_graph.sit(sitting, question, lambda event: None, c.run.path / "threads.sqlite", None)
             council_graph.keep(c.run, result)
             verdicts.append(result["solved"])
-            c.report({"stage": "council", "step": step, "total": SITTINGS, "metrics": {},
-                      "message": f"{question}: {'solved' if result['solved'] else 'not solved'}"})
+            c.report(
+                {
+                    "stage": "council",
+                    "step": step,
+                    "total": SITTINGS,
+                    "metrics": {},
+                    "message": f"{question}: {'solved' if result['solved'] else 'not solved'}",
+                }
+            )
             if {True, False} <= set(verdicts) or (verdicts[-1] is None and step == 2):
                 break
         c.run.set_stage("council", state="done", results={"sittings": len(verdicts), "solved": verdicts.count(True)})
@@ -225,7 +253,7 @@ def _illustrations(run: RunDir) -> list[str]:
 def _processor() -> str:
     path = Path("/proc/cpuinfo")
     lines = path.read_text().splitlines() if path.exists() else []
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+    return next((x.split(":", 1)[1].strip() for x in lines if x.startswith("model name")), platform.processor())
 
 
 def _installed(name: str) -> bool:

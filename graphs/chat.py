@@ -64,8 +64,13 @@ def respond(state: State, runtime: Runtime[Context]) -> State:
         messages, left_out = fit(messages, c.model.get_num_tokens_from_messages, c.window - c.model.max_tokens)
         if left_out:
             turns = "the oldest turn is" if left_out == 1 else f"the oldest {left_out} turns are"
-            runtime.stream_writer({"kind": "note", "text": f"{turns} left out of the prompt: the whole conversation "
-                                   f"does not fit into the model's {c.window} tokens"})
+            runtime.stream_writer(
+                {
+                    "kind": "note",
+                    "text": f"{turns} left out of the prompt: the whole conversation "
+                    f"does not fit into the model's {c.window} tokens",
+                }
+            )
     reply: AIMessageChunk | None = None
     with closing(c.model.stream(messages)) as pieces:
         for piece in pieces:
@@ -79,8 +84,9 @@ def respond(state: State, runtime: Runtime[Context]) -> State:
     return {"messages": [message_chunk_to_message(reply)]}
 
 
-def fit(messages: Sequence[BaseMessage], count: Callable[[list[BaseMessage]], int], limit: int
-        ) -> tuple[list[BaseMessage], int]:
+def fit(
+    messages: Sequence[BaseMessage], count: Callable[[list[BaseMessage]], int], limit: int
+) -> tuple[list[BaseMessage], int]:
     """The messages without as many of the oldest turns as it takes for ``count`` to be at most ``limit``, and how
     many those are.
 
@@ -95,8 +101,10 @@ def fit(messages: Sequence[BaseMessage], count: Callable[[list[BaseMessage]], in
 
     left_out = bisect.bisect_left(range(len(starts)), True, key=lambda turns: count(without(turns)) <= limit)
     if left_out == len(starts):
-        raise UsageError(f"the message takes {count(without(left_out - 1))} tokens, but the model's window leaves "
-                         f"{max(limit, 0)} beside the reply; shorten it")
+        raise UsageError(
+            f"the message takes {count(without(left_out - 1))} tokens, but the model's window leaves "
+            f"{max(limit, 0)} beside the reply; shorten it"
+        )
     return without(left_out), left_out
 
 
@@ -126,8 +134,10 @@ class Chats:
         self._saver = SqliteSaver(self._connection)
         self._graph = build().compile(checkpointer=self._saver, name="chat")
         with self._saver.cursor() as cursor:
-            cursor.execute("CREATE TABLE IF NOT EXISTS chats (session TEXT PRIMARY KEY, model TEXT NOT NULL, "
-                           "title TEXT NOT NULL, updated REAL NOT NULL)")
+            cursor.execute(
+                "CREATE TABLE IF NOT EXISTS chats (session TEXT PRIMARY KEY, model TEXT NOT NULL, "
+                "title TEXT NOT NULL, updated REAL NOT NULL)"
+            )
 
     def sessions(self) -> list[Session]:
         """All of this file, the last one first."""
@@ -155,11 +165,14 @@ class Chats:
         if question is not None:
             asked = {"messages": [HumanMessage(question)]}
             with self._saver.cursor() as cursor:
-                cursor.execute("INSERT INTO chats VALUES (?, ?, ?, ?) ON CONFLICT (session) "
-                               "DO UPDATE SET model = excluded.model, updated = excluded.updated",
-                               (session, self.model, " ".join(question.split())[:60], time.time()))
-        events = self._graph.stream(asked, _config(session), context=self.context, durability="sync",
-                                    stream_mode=["messages", "custom"])
+                cursor.execute(
+                    "INSERT INTO chats VALUES (?, ?, ?, ?) ON CONFLICT (session) "
+                    "DO UPDATE SET model = excluded.model, updated = excluded.updated",
+                    (session, self.model, " ".join(question.split())[:60], time.time()),
+                )
+        events = self._graph.stream(
+            asked, _config(session), context=self.context, durability="sync", stream_mode=["messages", "custom"]
+        )
         for mode, part in events:
             if mode == "custom":
                 yield part

@@ -96,8 +96,14 @@ def turns(state: State) -> list[Send]:
     for seat in state["seats"].values():
         if seat.status == "active":
             peers = [text for name, text in state["board"].items() if name != seat.name]
-            turn = Turn(expert=seat.name, question=state["question"], steps=line(state["tree"], seat.at),
-                        parent=seat.at, board=peers, round=state["round"] + 1)
+            turn = Turn(
+                expert=seat.name,
+                question=state["question"],
+                steps=line(state["tree"], seat.at),
+                parent=seat.at,
+                board=peers,
+                round=state["round"] + 1,
+            )
             sends.append(Send("think", turn))
     return sends
 
@@ -120,8 +126,16 @@ def think(turn: Turn, runtime: Runtime[Context]) -> State:
     about = {"expert": expert.name, "round": turn["round"]}
     done = c.engine.generate([request], emit=lambda _, text: write({"kind": "token", **about, "text": text}))[0]
     text, status, reason = read(done.text, done.finish)
-    thought = Thought(id=f"{expert.name}-{turn['round']}", parent=turn["parent"], expert=expert.name,
-                      round=turn["round"], text=text, status=status, reason=reason, tokens=done.tokens)
+    thought = Thought(
+        id=f"{expert.name}-{turn['round']}",
+        parent=turn["parent"],
+        expert=expert.name,
+        round=turn["round"],
+        text=text,
+        status=status,
+        reason=reason,
+        tokens=done.tokens,
+    )
     return {"tree": {thought.id: thought}, "tokens": done.tokens}
 
 
@@ -149,7 +163,8 @@ def judge(state: State, runtime: Runtime[Context]) -> State:
         limit = c.config.leave_below
         critic = value if value is not None else score
         if thought.status == "active" and limit is not None and critic is not None and critic < limit:
-            thought = thought.model_copy(update={"status": "left", "reason": f"the critic gives this line {critic:+.2f}"})
+            reason = f"the critic gives this line {critic:+.2f}"
+            thought = thought.model_copy(update={"status": "left", "reason": reason})
         thought = thought.model_copy(update={"score": score, "value": value})
         tree[thought.id] = thought
         seats[thought.expert] = _moved(state["seats"][thought.expert], thought)
@@ -179,8 +194,14 @@ def share(state: State, runtime: Runtime[Context]) -> State:
         if seat.status == "left" and not seat.rejoined
     }
     for name in back:
-        runtime.stream_writer({"kind": "share", "expert": name, "round": state["round"],
-                               "text": f"takes up {best.expert}'s line: {best.text}"})
+        runtime.stream_writer(
+            {
+                "kind": "share",
+                "expert": name,
+                "round": state["round"],
+                "text": f"takes up {best.expert}'s line: {best.text}",
+            }
+        )
     return {"board": board, "seats": back}
 
 
@@ -200,8 +221,9 @@ def conclude(state: State, runtime: Runtime[Context]) -> State:
     lines = [line(state["tree"], t.id) for t in finals]
     winner = vote(lines, [math.exp(t.score or 0.0) for t in finals])
     answer = "\n".join(lines[winner])
-    runtime.stream_writer({"kind": "answer", "expert": finals[winner].expert, "text": answer,
-                           "score": finals[winner].score})
+    runtime.stream_writer(
+        {"kind": "answer", "expert": finals[winner].expert, "text": answer, "score": finals[winner].score}
+    )
     return {"answer": answer}
 
 
@@ -223,8 +245,9 @@ def build() -> StateGraph:
 graph = build().compile(name="council")
 
 
-def run_council(run: Path, question: str, overrides: Sequence[str], on_event: Callable[[Event], None],
-                thread: str | None) -> dict[str, Any]:
+def run_council(
+    run: Path, question: str, overrides: Sequence[str], on_event: Callable[[Event], None], thread: str | None
+) -> dict[str, Any]:
     """``junto run council``: sits the council of a run, keeps the result under ``trees/``, renews the report."""
     run_dir = RunDir(Path(run))
     recipe = load_recipe(run_dir.path / "config.yaml", overrides)
@@ -246,8 +269,9 @@ def keep(run: RunDir, result: dict[str, Any]) -> None:
     write_atomic(folder / f"{slug}.json", json.dumps(result, indent=1, ensure_ascii=False) + "\n")
 
 
-def sit(context: Context, question: str, on_event: Callable[[Event], None], database: Path, thread: str | None
-        ) -> dict[str, Any]:
+def sit(
+    context: Context, question: str, on_event: Callable[[Event], None], database: Path, thread: str | None
+) -> dict[str, Any]:
     """Runs the graph with a checkpoint after every round; an unfinished ``thread`` goes on where it stopped."""
     began = time.monotonic()
     config = {
@@ -275,8 +299,17 @@ def _result(state: State, context: Context, seconds: float) -> dict[str, Any]:
         "rounds": state["round"],
         "experts": [{"name": s.name, "status": s.status, "reason": s.reason} for s in state["seats"].values()],
         "thoughts": [
-            {"id": t.id, "parent": t.parent, "expert": t.expert, "round": t.round, "text": t.text, "score": t.score,
-             "value": t.value, "status": t.status, "reason": t.reason}
+            {
+                "id": t.id,
+                "parent": t.parent,
+                "expert": t.expert,
+                "round": t.round,
+                "text": t.text,
+                "score": t.score,
+                "value": t.value,
+                "status": t.status,
+                "reason": t.reason,
+            }
             for t in state["tree"].values()
         ],
         "tokens": state["tokens"],

@@ -52,22 +52,25 @@ def generate(state: State, runtime: Runtime[Context]) -> State:
     steps = [(arm, chunk) for arm in ARMS for chunk in _chunks(c.prompts)]
     first = time.monotonic()
     for step, (arm, chunk) in enumerate(steps, 1):
-        rows = [kept.get((arm, row["id"])) for row in chunk]
+        rows: list[Row | None] = [kept.get((arm, row["id"])) for row in chunk]
         begin = time.monotonic()
         if any(row is None for row in rows):
-            rows = _respond(c, arm, chunk)
-            c.run.append("samples.jsonl", rows)
+            written = _respond(c, arm, chunk)
+            c.run.append("samples.jsonl", written)
+            rows = [*written]
         samples += [row for row in rows if row is not None]
         now = time.monotonic()
-        c.report({
-            "stage": "evaluate",
-            "step": step,
-            "total": len(steps),
-            "metrics": {},
-            "message": f"{arm}: {len(chunk)} responses",
-            "tokens_per_second": sum(len(r["ids"]) for r in rows if r) / max(now - begin, 1e-9),
-            "eta_seconds": (now - first) / step * (len(steps) - step),
-        })
+        c.report(
+            {
+                "stage": "evaluate",
+                "step": step,
+                "total": len(steps),
+                "metrics": {},
+                "message": f"{arm}: {len(chunk)} responses",
+                "tokens_per_second": sum(len(r["ids"]) for r in rows if r) / max(now - begin, 1e-9),
+                "eta_seconds": (now - first) / step * (len(steps) - step),
+            }
+        )
     return {"samples": samples}
 
 
@@ -84,7 +87,8 @@ def score(state: State, runtime: Runtime[Context]) -> State:
     logp, reference = (c.engine.logprobs(asked, ids, role, temperature) for role in ("policy", "sft"))
     kl = {s["id"]: sum(a) - sum(b) for s, a, b in zip(policy, logp, reference, strict=True)}
     scored = [
-        s | {"reward": r, "solved": c.check(s["question"], s["text"])}
+        s
+        | {"reward": r, "solved": c.check(s["question"], s["text"])}
         | ({"kl": kl[s["id"]]} if s["arm"] == "policy" else {})
         for s, r in zip(samples, rewards, strict=True)
     ]
@@ -97,15 +101,19 @@ def aggregate(state: State, runtime: Runtime[Context]) -> State:
     c.run.rewind("samples.jsonl", "evaluate", -1)
     c.run.append("samples.jsonl", [{k: v for k, v in s.items() if k != "kl"} for s in state["samples"]])
     sft, policy = ([s for s in state["samples"] if s["arm"] == arm] for arm in ARMS)
-    reward = {"sft": bootstrap([s["reward"] for s in sft]), "policy": bootstrap([s["reward"] for s in policy]),
-              "difference": bootstrap([p["reward"] - s["reward"] for s, p in zip(sft, policy, strict=True)])}
+    reward = {
+        "sft": bootstrap([s["reward"] for s in sft]),
+        "policy": bootstrap([s["reward"] for s in policy]),
+        "difference": bootstrap([p["reward"] - s["reward"] for s, p in zip(sft, policy, strict=True)]),
+    }
     solved = None
     if all(s["solved"] is not None for s in state["samples"]):
         solved = {
             "sft": wilson(sum(s["solved"] for s in sft), len(sft)),
             "policy": wilson(sum(s["solved"] for s in policy), len(policy)),
-            "difference": bootstrap([float(p["solved"]) - float(s["solved"]) for s, p in
-                                     zip(sft, policy, strict=True)]),
+            "difference": bootstrap(
+                [float(p["solved"]) - float(s["solved"]) for s, p in zip(sft, policy, strict=True)]
+            ),
         }
     kl = bootstrap([s["kl"] for s in policy])
     results = {"split": "validation", "n": len(sft), "reward": reward, "solved": solved, "kl": kl}
@@ -136,8 +144,9 @@ def run_evaluate(run: Path, overrides: Sequence[str], report: Report) -> dict[st
     folder = RunDir(run_dir.path / "evaluations" / time.strftime("%Y%m%d-%H%M%S"))
     folder.path.mkdir(parents=True)
     with Engine.open(run_dir.path) as engine:
-        context = Context(engine, data.prompts["validation"][: recipe.evaluate.n], task.check, recipe.evaluate,
-                          folder, report)
+        context = Context(
+            engine, data.prompts["validation"][: recipe.evaluate.n], task.check, recipe.evaluate, folder, report
+        )
         results = graph.invoke({}, context=context)["results"]
     write_atomic(folder.path / "results.json", json.dumps(results, indent=1) + "\n")
     return results
@@ -150,13 +159,24 @@ def _chunks(rows: list[Row]) -> list[list[Row]]:
 def _respond(c: Context, arm: str, chunk: list[Row]) -> list[Row]:
     config = c.config
     requests = [
-        Request(row["prompt"], role=arm, max_tokens=config.max_tokens, temperature=config.temperature,
-                seed=f"{config.seed}/evaluate/{row['id']}")
+        Request(
+            row["prompt"],
+            role=arm,
+            max_tokens=config.max_tokens,
+            temperature=config.temperature,
+            seed=f"{config.seed}/evaluate/{row['id']}",
+        )
         for row in chunk
     ]
     return [
-        {"stage": "evaluate", "arm": arm, "id": row["id"], "question": row["question"], "text": done.text,
-         "ids": list(done.ids)}
+        {
+            "stage": "evaluate",
+            "arm": arm,
+            "id": row["id"],
+            "question": row["question"],
+            "text": done.text,
+            "ids": list(done.ids),
+        }
         for row, done in zip(chunk, c.engine.generate(requests), strict=True)
     ]
 
@@ -183,4 +203,6 @@ def _difference(what: str, d: Interval, n: int, number: str) -> str:
         verdict = "PPO lowered it"
     else:
         verdict = "the interval contains 0, so this run shows no difference"
-    return f"Paired difference of the {what} over {n} held-out prompts: {value} (95% interval {low} to {high}); {verdict}."
+    return (
+        f"Paired difference of the {what} over {n} held-out prompts: {value} (95% interval {low} to {high}); {verdict}."
+    )

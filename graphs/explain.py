@@ -56,9 +56,7 @@ def score(state: ExplainState, runtime: Runtime[ExplainContext]) -> dict[str, An
     rejected = state.get("rejected")
     texts = [state["chosen"]] if rejected is None else [state["chosen"], rejected]
     cut = [segment(text, state.get("units", "auto"), context.max_units) for text in texts]
-    tables = [
-        fill(context.scorer, state["prompt"], units, context.cache_dir, context.progress) for units in cut
-    ]
+    tables = [fill(context.scorer, state["prompt"], units, context.cache_dir, context.progress) for units in cut]
     return {"tables": [table.to_json() for table in tables]}
 
 
@@ -68,9 +66,7 @@ def explain(state: ExplainState, runtime: Runtime[ExplainContext]) -> dict[str, 
     threshold, beam = runtime.context.threshold, runtime.context.beam
     if len(tables) == 2:
         return {"explanation": to_json(explain_tables(tables[0], tables[1], threshold=threshold, beam=beam))}
-    return {
-        "explanation": to_json(explain_table(tables[0], state.get("tau"), threshold=threshold, beam=beam))
-    }
+    return {"explanation": to_json(explain_table(tables[0], state.get("tau"), threshold=threshold, beam=beam))}
 
 
 def build() -> StateGraph[ExplainState, ExplainContext, ExplainInput, ExplainState]:

@@ -140,8 +140,12 @@ class Terminal:
         history.parent.mkdir(parents=True, exist_ok=True)
         history.touch(mode=0o600)
         prompt: PromptSession[str] = PromptSession(
-            "> ", history=FileHistory(str(history)), multiline=True, key_bindings=key_bindings(),
-            prompt_continuation="  ", output=create_output(always_prefer_tty=True),
+            "> ",
+            history=FileHistory(str(history)),
+            multiline=True,
+            key_bindings=key_bindings(),
+            prompt_continuation="  ",
+            output=create_output(always_prefer_tty=True),
         )
         note(f"session {self.session}; /help lists the commands, Ctrl-D leaves")
         if self.chats.unanswered(self.session):

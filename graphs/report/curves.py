@@ -122,9 +122,7 @@ def x_axis(series: Sequence[Series], edge: float) -> tuple[Scale, list[float]]:
     low, high = min(steps), max(steps)
     if low == high:
         low, high = low - 1, high + 1
-    return Scale(low, high, LEFT + 6, edge), [
-        t for t in ticks(low, high) if low <= t <= high and t == round(t)
-    ]
+    return Scale(low, high, LEFT + 6, edge), [t for t in ticks(low, high) if low <= t <= high and t == round(t)]
 
 
 def line_chart(
@@ -160,8 +158,7 @@ def line_chart(
     base = HEIGHT - BOTTOM
 
     spoken = "; ".join(
-        f"{s.name} from {number(a[1])} at {x_label} {number(a[0])} "
-        f"to {number(b[1])} at {x_label} {number(b[0])}"
+        f"{s.name} from {number(a[1])} at {x_label} {number(a[0])} to {number(b[1])} at {x_label} {number(b[0])}"
         for s, a, b in zip(series, firsts, lasts, strict=True)
     )
     out = [

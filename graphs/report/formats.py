@@ -118,8 +118,7 @@ _EMS = {char: ems for chars, ems in _WIDTHS for char in chars}
 def width(text: str) -> float:
     """About how wide a text is set, in ems; rather too wide than too narrow."""
     return sum(
-        _EMS.get(c) or (1.0 if unicodedata.east_asian_width(c) in "WF" else 0.7 if c.isupper() else 0.63)
-        for c in text
+        _EMS.get(c) or (1.0 if unicodedata.east_asian_width(c) in "WF" else 0.7 if c.isupper() else 0.63) for c in text
     )
 
 

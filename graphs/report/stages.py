@@ -55,12 +55,8 @@ CHARTS: dict[str, tuple[Chart, ...]] = {
             share=True,
         ),
         Chart("Probability ratio, new to old", "val/ratio", {"val/ratio": "ratio"}, reference=1.0),
-        Chart(
-            "Clipped tokens", "policy/clipfrac_avg, %", {"policy/clipfrac_avg": "clipped"}, (0.0,), share=True
-        ),
-        Chart(
-            "Approximate KL of an update", "policy/approxkl_avg, nats", {"policy/approxkl_avg": "KL"}, (0.0,)
-        ),
+        Chart("Clipped tokens", "policy/clipfrac_avg, %", {"policy/clipfrac_avg": "clipped"}, (0.0,), share=True),
+        Chart("Approximate KL of an update", "policy/approxkl_avg, nats", {"policy/approxkl_avg": "KL"}, (0.0,)),
         Chart("Entropy of the policy", "objective/entropy, nats", {"objective/entropy": "entropy"}, (0.0,)),
         Chart("Policy loss", "loss/policy_avg", {"loss/policy_avg": "policy"}, reference=0.0),
         Chart("Value loss", "loss/value_avg", {"loss/value_avg": "value"}, (0.0,)),
@@ -107,8 +103,7 @@ def charts(stage: str, metrics: Sequence[dict[str, Any]]) -> list[Markup]:
     drawn = []
     for chart in CHARTS.get(stage, ()):
         series = [
-            Series(name, column(rows, key, 100.0 if chart.share else 1.0).points)
-            for key, name in chart.columns.items()
+            Series(name, column(rows, key, 100.0 if chart.share else 1.0).points) for key, name in chart.columns.items()
         ]
         label = "iteration" if stage == "ppo" else "step"
         svg = line_chart(chart.title, series, chart.unit, label, chart.include, chart.reference)

@@ -33,8 +33,7 @@ STYLE = f"""
 .tree .t-edge {{ fill: none; stroke-width: 1.4; opacity: 0.75; }}
 .tree .t-way {{ stroke-width: 3.4; opacity: 1; }}
 """ + "".join(
-    f".tree .e{i} {{ fill: var(--c{i}); }}\n.tree .l{i} {{ stroke: var(--c{i}); }}\n"
-    for i in range(1, SERIES + 1)
+    f".tree .e{i} {{ fill: var(--c{i}); }}\n.tree .l{i} {{ stroke: var(--c{i}); }}\n" for i in range(1, SERIES + 1)
 )
 
 
@@ -190,15 +189,11 @@ def tree_svg(council: Mapping[str, Any], standalone: bool = True) -> str:
     size = f'width="{total:.0f}" height="{height:.0f}"'
     return clean(
         f'<svg class="tree" xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {total:.0f} {height:.0f}" {size} '
-        f'role="img" aria-label="{escape(label)}">{style}{ground}'
-        + "".join(heads + edges + boxes + foot)
-        + "</svg>"
+        f'role="img" aria-label="{escape(label)}">{style}{ground}' + "".join(heads + edges + boxes + foot) + "</svg>"
     )
 
 
-def _foot(
-    council: Mapping[str, Any], colours: dict[str, str], y: float, total: float
-) -> tuple[list[str], float]:
+def _foot(council: Mapping[str, Any], colours: dict[str, str], y: float, total: float) -> tuple[list[str], float]:
     """What the page says beside the tree: each expert's end, the answer, the count.
 
     Returns (parts, height of the picture).

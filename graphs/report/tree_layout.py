@@ -95,9 +95,7 @@ def columns(nodes: Sequence[Node]) -> dict[int, int]:
     return {index: rank[column] for index, column in raw.items()}
 
 
-def centres(
-    nodes: Sequence[Node], heights: Mapping[int, float], gap: float
-) -> tuple[dict[int, float], float]:
+def centres(nodes: Sequence[Node], heights: Mapping[int, float], gap: float) -> tuple[dict[int, float], float]:
     """Vertical centre of each box, and the height of the whole.
 
     A subtree takes the greater of its root's height and its children's, stacked with ``gap`` between them;

@@ -114,9 +114,7 @@ def stage_views(status: Json, metrics: Sequence[Json]) -> list[Json]:
     return views
 
 
-def tree_views(
-    councils: Sequence[tuple[str, Json]], problems: list[str]
-) -> tuple[list[Json], list[str], int]:
+def tree_views(councils: Sequence[tuple[str, Json]], problems: list[str]) -> tuple[list[Json], list[str], int]:
     """The first solved and the first unsolved council (or, without a checker, the first two), drawn.
 
     Returns (views, sentences about what is missing, number of further councils).
@@ -142,8 +140,7 @@ def tree_views(
     for council in chosen:
         colours = expert_colours(council)
         experts = [
-            (str(e.get("name")), colours[str(e.get("name"))], expert_words(e))
-            for e in council.get("experts") or []
+            (str(e.get("name")), colours[str(e.get("name"))], expert_words(e)) for e in council.get("experts") or []
         ]
         words, kind = verdict(council.get("solved"))
         views.append(
@@ -168,9 +165,7 @@ def sample_views(samples: Sequence[Json]) -> tuple[list[Json], int]:
     for row in samples:
         if row.get("stage") not in (None, "evaluate"):
             continue
-        view = by_prompt.setdefault(
-            str(row.get("id")), {"question": str(row.get("question") or ""), "arms": []}
-        )
+        view = by_prompt.setdefault(str(row.get("id")), {"question": str(row.get("question") or ""), "arms": []})
         words, kind = verdict(row.get("solved"))
         arm = {"sft": "Before PPO", "policy": "After PPO"}.get(str(row.get("arm")), str(row.get("arm")))
         fields = {"reward": formats.number(row.get("reward")), "verdict": words, "kind": kind}

@@ -147,9 +147,9 @@ def validate_question(question: str) -> str:
     """Three or four whole numbers of 1..13, ascending; raises UsageError otherwise."""
     words = question.replace(",", " ").split()
     if not words:
-        raise UsageError("the question is empty; give three or four numbers, for example \"4 7 8 8\"")
+        raise UsageError('the question is empty; give three or four numbers, for example "4 7 8 8"')
     if len(words) not in (3, 4) or not all(w.isdecimal() and 1 <= int(w) <= 13 for w in words):
-        raise UsageError(f"{question!r} is no puzzle; give three or four numbers of 1..13, for example \"4 7 8 8\"")
+        raise UsageError(f'{question!r} is no puzzle; give three or four numbers of 1..13, for example "4 7 8 8"')
     return " ".join(map(str, sorted(map(int, words))))
 
 

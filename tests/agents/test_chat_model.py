@@ -75,14 +75,21 @@ class TestIntegration(Standard, ChatModelIntegrationTests):
 def test_invoke_is_the_engines_completion(engine: Engine, model: ChatModel) -> None:
     blocks: list[str | dict[str, Any]] = [{"type": "text", "text": "4 7"}, {"type": "text", "text": " 8"}]
     prompt = [SystemMessage("Make 24."), HumanMessage(blocks)]
-    request = Request([{"role": "system", "content": "Make 24."}, {"role": "user", "content": "4 7 8"}],
-                      role="base", max_tokens=24, temperature=1.0, seed=3)
+    request = Request(
+        [{"role": "system", "content": "Make 24."}, {"role": "user", "content": "4 7 8"}],
+        role="base",
+        max_tokens=24,
+        temperature=1.0,
+        seed=3,
+    )
     want = engine.generate([request])[0]
     got = model.invoke(prompt)
     assert got.content == want.text
-    assert got.usage_metadata == {"input_tokens": len(engine.backbone.chat.prompt_ids(request.prompt)),
-                                  "output_tokens": len(want.ids),
-                                  "total_tokens": want.prompt_tokens + want.tokens}
+    assert got.usage_metadata == {
+        "input_tokens": len(engine.backbone.chat.prompt_ids(request.prompt)),
+        "output_tokens": len(want.ids),
+        "total_tokens": want.prompt_tokens + want.tokens,
+    }
     assert got.response_metadata["finish_reason"] == {"eos": "stop", "length": "length"}[want.finish]
     assert model.get_num_tokens_from_messages(prompt) == want.prompt_tokens
 
@@ -169,7 +176,8 @@ def test_a_reply_ends_with_the_window(engine: Engine, model: ChatModel) -> None:
 
     frame = model.get_num_tokens_from_messages([HumanMessage("")])
     per_word = model.get_num_tokens_from_messages([HumanMessage("7 7 ")]) - model.get_num_tokens_from_messages(
-        [HumanMessage("7 ")])
+        [HumanMessage("7 ")]
+    )
     words = (512 - frame) // per_word - 2
     usage = reply(words).usage_metadata
     assert usage is not None and usage["total_tokens"] <= 512
@@ -177,11 +185,17 @@ def test_a_reply_ends_with_the_window(engine: Engine, model: ChatModel) -> None:
         reply(600)
 
 
-@pytest.mark.parametrize(("message", "words"), [
-    (ToolMessage("4", tool_call_id="1"), "ToolMessage is not supported yet"),
-    (HumanMessage([{"type": "image_url", "image_url": {"url": "data:,"}}]), "type 'image_url' is not supported yet"),
-    (AIMessage("", tool_calls=[{"name": "add", "args": {}, "id": "1"}]), "tool calls are not supported yet"),
-])
+@pytest.mark.parametrize(
+    ("message", "words"),
+    [
+        (ToolMessage("4", tool_call_id="1"), "ToolMessage is not supported yet"),
+        (
+            HumanMessage([{"type": "image_url", "image_url": {"url": "data:,"}}]),
+            "type 'image_url' is not supported yet",
+        ),
+        (AIMessage("", tool_calls=[{"name": "add", "args": {}, "id": "1"}]), "tool calls are not supported yet"),
+    ],
+)
 def test_what_is_not_supported_is_one_sentence(message: Any, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         as_prompt([message])

@@ -40,8 +40,14 @@ def test_a_round(engine: Engine) -> None:
 
 def test_messages_are_smolagents_own() -> None:
     """The same roles and texts as smolagents' own cleaning gives."""
-    messages = [text(MessageRole.SYSTEM, "s"), text(MessageRole.USER, "a"), text(MessageRole.TOOL_CALL, "b"),
-                text(MessageRole.TOOL_RESPONSE, "c"), text(MessageRole.USER, "d"), text(MessageRole.ASSISTANT, "e")]
+    messages = [
+        text(MessageRole.SYSTEM, "s"),
+        text(MessageRole.USER, "a"),
+        text(MessageRole.TOOL_CALL, "b"),
+        text(MessageRole.TOOL_RESPONSE, "c"),
+        text(MessageRole.USER, "d"),
+        text(MessageRole.ASSISTANT, "e"),
+    ]
     theirs = get_clean_message_list(messages, role_conversions=tool_role_conversions, flatten_messages_as_text=True)
     assert as_prompt(messages) == [{"role": m["role"].value, "content": m["content"]} for m in theirs]
 

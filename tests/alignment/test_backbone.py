@@ -15,8 +15,9 @@ PROMPT = [{"role": "user", "content": "4 7 8 8"}]
 
 
 def make(path: Path, quantization: str = "none") -> Backbone:
-    return Backbone(BackboneConfig(model=str(path), quantization=quantization, compute_dtype="float32",
-                                   lora=LoraSettings(rank=4)))
+    return Backbone(
+        BackboneConfig(model=str(path), quantization=quantization, compute_dtype="float32", lora=LoraSettings(rank=4))
+    )
 
 
 def inputs(backbone: Backbone) -> tuple[torch.Tensor, torch.Tensor]:

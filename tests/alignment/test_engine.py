@@ -23,8 +23,9 @@ PROMPTS = [[{"role": "user", "content": text}] for text in ("4 7 8 8", "1 2", "t
 
 @pytest.fixture(scope="module")
 def engine(tiny_model: Path) -> Iterator[Engine]:
-    backbone = Backbone(BackboneConfig(model=str(tiny_model), quantization="none", compute_dtype="float32",
-                                       lora=LoraSettings(rank=4)))
+    backbone = Backbone(
+        BackboneConfig(model=str(tiny_model), quantization="none", compute_dtype="float32", lora=LoraSettings(rank=4))
+    )
     for i, role in enumerate(("sft", "reward")):
         backbone.add_role(role, seed=i)
         for parameter in backbone.parameters(role):
@@ -61,9 +62,13 @@ def test_greedy_is_transformers_greedy(engine: Engine) -> None:
         ids = engine.backbone.chat.prompt_ids(prompt)
         with engine.backbone.role("sft"):
             theirs = engine.backbone.model.generate(
-                input_ids=torch.tensor([ids]), attention_mask=torch.ones(1, len(ids), dtype=torch.long),
-                max_new_tokens=20, do_sample=False, pad_token_id=2, eos_token_id=2,
-            )[0, len(ids):].tolist()
+                input_ids=torch.tensor([ids]),
+                attention_mask=torch.ones(1, len(ids), dtype=torch.long),
+                max_new_tokens=20,
+                do_sample=False,
+                pad_token_id=2,
+                eos_token_id=2,
+            )[0, len(ids) :].tolist()
         ours = engine.generate([Request(prompt, role="sft", max_tokens=20, temperature=0)])[0]
         assert list(ours.ids) == theirs
     assert model is engine.backbone._causal_lm
@@ -105,8 +110,9 @@ def test_stop_is_kept_and_ends_the_row(engine: Engine) -> None:
 
 def test_grammar_holds_for_random_weights(engine: Engine) -> None:
     grammar = rf"({game24.STEP}|LEAVE: [a-z0-9 ]+)\n?"
-    done = engine.generate([Request(PROMPTS[0], role="sft", max_tokens=60, seed=i, stop=("\n",), grammar=grammar)
-                            for i in range(8)])
+    done = engine.generate(
+        [Request(PROMPTS[0], role="sft", max_tokens=60, seed=i, stop=("\n",), grammar=grammar) for i in range(8)]
+    )
     ended = [c for c in done if c.finish != "length"]
     assert ended and all(re.fullmatch(grammar, c.text) for c in ended)
 

@@ -76,9 +76,7 @@ def test_the_decision_is_a_yes_or_no_and_not_equality() -> None:
 )
 def test_enumeration_by_definition(labels: list[bool], threshold: float) -> None:
     d = len(labels).bit_length() - 1
-    table = RewardTable(
-        [], segment("".join(f"u{unit}\n" for unit in range(d))), np.array(labels, dtype=float), "x"
-    )
+    table = RewardTable([], segment("".join(f"u{unit}\n" for unit in range(d))), np.array(labels, dtype=float), "x")
     masks, parts = all_masks(d), [set(c) for size in range(d) for c in itertools.combinations(range(d), size)]
 
     def precision(part: set[int]) -> float:
@@ -146,11 +144,7 @@ def test_without_alibi_the_exact_answer_stands(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setitem(sys.modules, "alibi", None)  # what Python itself uses for "cannot be imported"
     exact = exact_anchors(table_of(lambda mask: mask[0], 2), HALF)
     found = beam.check(table_of(lambda mask: mask[0], 2), exact)
-    assert (
-        found.beam is None
-        and "alibi cannot be imported" in found.beam_note
-        and found.anchors == exact.anchors
-    )
+    assert found.beam is None and "alibi cannot be imported" in found.beam_note and found.anchors == exact.anchors
 
 
 def test_row_keeping_names_the_mask() -> None:

@@ -59,9 +59,7 @@ def test_the_exact_fit_is_what_lime_text_samples_towards() -> None:
 
     runs = []
     for seed in range(6):
-        explainer = LimeTextExplainer(
-            bow=False, random_state=seed, class_names=["reward"], feature_selection="none"
-        )
+        explainer = LimeTextExplainer(bow=False, random_state=seed, class_names=["reward"], feature_selection="none")
         found = explainer.explain_instance(
             " ".join(words), predict, labels=(0,), num_features=d, model_regressor=LinearRegression()
         )

@@ -30,13 +30,7 @@ def test_html_and_terminal_carry_hostile_text_as_text(prompt, words) -> None:
     assert open_tags == [] and fragment.startswith('<section class="explanation">')
     assert {tag for tag, _ in seen} == {"section", "p", "h4", "div", "span", "ul", "li"}
     assert {name for _, attributes in seen for name, _ in attributes} == {"class", "style"}
-    used = {
-        name
-        for _, attributes in seen
-        for key, value in attributes
-        if key == "class"
-        for name in value.split()
-    }
+    used = {name for _, attributes in seen for key, value in attributes if key == "class" for name in value.split()}
     assert all(name == "explanation" or name.startswith("ex-") for name in used)
 
     console = Console(file=StringIO(), width=100, color_system=None)

@@ -43,9 +43,7 @@ def test_a_second_explanation_asks_nothing_and_gives_the_same(rule_scorer, promp
 
 
 @pytest.mark.parametrize("change", ["prompt", "fingerprint"])
-def test_another_prompt_or_model_does_not_share_rewards(
-    rule_scorer, prompt, tmp_path: Path, change: str
-) -> None:
+def test_another_prompt_or_model_does_not_share_rewards(rule_scorer, prompt, tmp_path: Path, change: str) -> None:
     first = rule_scorer(lambda kept: 1.0, 2, "one")
     second = rule_scorer(lambda kept: 2.0, 2, "two" if change == "fingerprint" else "one")
     fill(first, prompt, segment(first.text), tmp_path)

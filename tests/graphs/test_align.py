@@ -35,7 +35,9 @@ def recipe_of(folder: Path, model: Path, **overrides: Any) -> Recipe:
     return load_recipe(path)
 
 
-def align(recipe: Recipe, root: Path, report: Callable[[dict], None] = lambda event: None, fresh: bool = False) -> RunDir:
+def align(
+    recipe: Recipe, root: Path, report: Callable[[dict], None] = lambda event: None, fresh: bool = False
+) -> RunDir:
     return RunDir(run_align(recipe, root, root / "runs", fresh, report))
 
 
@@ -44,8 +46,10 @@ def outcome(run: RunDir) -> dict[str, Any]:
     adapters = {p.parent.name: json.loads(p.read_text())["sha256"] for p in run.path.glob("adapters/*/adapter.json")}
     metrics = [{k: v for k, v in row.items() if k not in TIME_COLUMNS} for row in run.metrics()]
     results = {name: entry.get("results") for name, entry in run.status()["stages"].items()}
-    trees = {p.name: {k: v for k, v in json.loads(p.read_text()).items() if k != "seconds"}
-             for p in run.path.glob("trees/*.json")}
+    trees = {
+        p.name: {k: v for k, v in json.loads(p.read_text()).items() if k != "seconds"}
+        for p in run.path.glob("trees/*.json")
+    }
     return {"adapters": adapters, "metrics": metrics, "results": results, "samples": run.samples(), "trees": trees}
 
 
@@ -89,8 +93,9 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize("part", range(3))
-def test_killed_at_any_event_it_ends_the_same(straight: tuple[RunDir, list[dict]], tiny_model: Path, tmp_path: Path,
-                                              part: int) -> None:
+def test_killed_at_any_event_it_ends_the_same(
+    straight: tuple[RunDir, list[dict]], tiny_model: Path, tmp_path: Path, part: int
+) -> None:
     run, events = straight
     want = outcome(run)
     for number in range(part, len(events), 3):
@@ -120,8 +125,9 @@ def test_another_recipe_is_refused(straight: tuple[RunDir, list[dict]], tiny_mod
         align(other, folder)
 
 
-def test_another_base_model_is_refused(straight: tuple[RunDir, list[dict]], other_tiny_model: Path, tmp_path: Path
-                                       ) -> None:
+def test_another_base_model_is_refused(
+    straight: tuple[RunDir, list[dict]], other_tiny_model: Path, tmp_path: Path
+) -> None:
     """The folder that the recipe names now holds other weights."""
     from alignment.engine import Engine
 

@@ -179,15 +179,19 @@ def terminal(chats: Chats, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> T
 
 def test_the_terminal(terminal: Terminal, chats: Chats, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     saved = tmp_path / "chat.json"
-    type_in(terminal, f"\r  \r4 7\x1b\r8 8\r1 2\r/undo\r/tokens\r/save {saved}\r/save {saved}\r"
-                      "/nw\r/new\r/sessions\r/exit\r")
+    type_in(
+        terminal,
+        f"\r  \r4 7\x1b\r8 8\r1 2\r/undo\r/tokens\r/save {saved}\r/save {saved}\r/nw\r/new\r/sessions\r/exit\r",
+    )
     (_, question), (_, reply) = words(chats, "a")  # one turn is left: empty lines are nothing
     assert question == "4 7\n8 8"
     out, err = capsys.readouterr()
     assert printable(reply) in out
     assert "taken back: 1 2" in out
-    assert json.loads(saved.read_text()) == [{"role": "user", "content": question},
-                                             {"role": "assistant", "content": reply}]
+    assert json.loads(saved.read_text()) == [
+        {"role": "user", "content": question},
+        {"role": "assistant", "content": reply},
+    ]
     assert f"{saved} is there already" in out
     assert 'there is no command /nw; did you mean "/new"?' in out
     assert f"{chats.context.model.get_num_tokens_from_messages(chats.messages('a'))} tokens of the model's 512" in out
@@ -196,14 +200,16 @@ def test_the_terminal(terminal: Terminal, chats: Chats, tmp_path: Path, capsys: 
     assert "4 7" in (tmp_path / "chat_history").read_text()
 
 
-def test_ctrl_c_and_ctrl_d_in_the_terminal(terminal: Terminal, chats: Chats,
-                                           capsys: pytest.CaptureFixture[str]) -> None:
+def test_ctrl_c_and_ctrl_d_in_the_terminal(
+    terminal: Terminal, chats: Chats, capsys: pytest.CaptureFixture[str]
+) -> None:
     type_in(terminal, "half a line\x03\x04")
     assert chats.messages("a") == [] and "Ctrl-D or /exit leaves" in capsys.readouterr().err
 
 
-def test_an_error_in_the_terminal_is_one_sentence(terminal: Terminal, chats: Chats,
-                                                  capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_error_in_the_terminal_is_one_sentence(
+    terminal: Terminal, chats: Chats, capsys: pytest.CaptureFixture[str]
+) -> None:
     type_in(terminal, f"{'9 ' * 600}\r1 2\r\x04")
     assert [text for kind, text in words(chats, "a") if kind == "human"] == ["1 2"]
     assert capsys.readouterr().err.count("error: the message takes") == 1
@@ -257,8 +263,15 @@ def test_a_pipe_without_a_question(sent: bytes, tmp_path: Path, monkeypatch: pyt
 
 def pipe(model: Path, cache: Path, question: str, *options: str) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"JUNTO_CACHE": str(cache), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    return subprocess.run([sys.executable, "-m", "graphs.cli", "chat", str(model), *options], input=question,
-                          capture_output=True, text=True, cwd=cache, env=environment, timeout=200)
+    return subprocess.run(
+        [sys.executable, "-m", "graphs.cli", "chat", str(model), *options],
+        input=question,
+        capture_output=True,
+        text=True,
+        cwd=cache,
+        env=environment,
+        timeout=200,
+    )
 
 
 def test_a_pipe_answers_and_goes_on(tiny_model: Path, tmp_path: Path, context: Context) -> None:
@@ -276,7 +289,8 @@ def test_a_pipe_answers_and_goes_on(tiny_model: Path, tmp_path: Path, context: C
 
 
 def test_a_run_answers_with_its_policy_and_keeps_its_sessions(
-        tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     backbone = Backbone(BackboneConfig(model=str(tiny_model), quantization="none", compute_dtype="float32"))
     run = tmp_path / "run"
     for i, role in enumerate(("sft", "policy")):
@@ -299,13 +313,23 @@ def test_a_run_answers_with_its_policy_and_keeps_its_sessions(
     assert {row[0][:5] for row in connection.execute("SELECT thread_id FROM checkpoints")} == {"chat/"}
 
 
-@pytest.mark.parametrize(("options", "code", "words"), [
-    (["--role", "policy"], 3, "this model has no role 'policy'; it has base"),
-    (["--session", "a", "--continue"], 2, "give one of them"),
-    (["--session", "a\x1bb"], 2, "without control characters"),
-])
-def test_wrong_options_are_one_sentence(options: list[str], code: int, words: str, tiny_model: Path, tmp_path: Path,
-                                        monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("options", "code", "words"),
+    [
+        (["--role", "policy"], 3, "this model has no role 'policy'; it has base"),
+        (["--session", "a", "--continue"], 2, "give one of them"),
+        (["--session", "a\x1bb"], 2, "without control characters"),
+    ],
+)
+def test_wrong_options_are_one_sentence(
+    options: list[str],
+    code: int,
+    words: str,
+    tiny_model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     monkeypatch.setenv("JUNTO_CACHE", str(tmp_path))
     (tmp_path / "in").write_text("4 7")
     with (tmp_path / "in").open() as stdin:

@@ -92,9 +92,7 @@ def an_explanation() -> dict:
     prompt = [{"role": "user", "content": f"Make 24 of 4 7 8 8 {EVIL}"}]
     chosen = RewardTable(prompt, segment("8 / 8 = 1\n7 - 1 = 6\n4 * 6 = 24"),
                          np.array([1.5, 0.9, 0.7, 0.1, 1.1, 0.4, 0.2, -0.4]), "toy")  # fmt: skip
-    rejected = RewardTable(
-        prompt, segment("8 * 8 = 64\n64 - 4 = 60"), np.array([-1.3, -0.6, -0.7, 0.0]), "toy"
-    )
+    rejected = RewardTable(prompt, segment("8 * 8 = 64\n64 - 4 = 60"), np.array([-1.3, -0.6, -0.7, 0.0]), "toy")
     return to_json(explain_tables(chosen, rejected, beam=False))
 
 
@@ -102,9 +100,7 @@ def metrics() -> list[dict]:
     rows = []
     for step in range(1, 61):
         wobble = 0.06 * math.sin(2.3 * step)
-        rows.append(
-            {"stage": "sft", "step": step, "total": 60, "loss": 0.35 + 1.9 * math.exp(-step / 12) + wobble}
-        )
+        rows.append({"stage": "sft", "step": step, "total": 60, "loss": 0.35 + 1.9 * math.exp(-step / 12) + wobble})
     for step in range(1, 41):
         share = 0.5 + 0.35 * (1 - math.exp(-step / 10)) + 0.1 * math.sin(3.1 * step)
         row = {"loss": 1.1 - share / 2, "accuracy": share, "margin": 2 * share - 0.9}
@@ -391,9 +387,7 @@ def test_unsolved_only_says_so_and_task_without_checker_shows_both(tmp_path):
     assert "There is no thought tree of a solved question in this run." in page.text
     assert "of an unsolved question" not in page.text
     for name in "abc":
-        write_json(
-            tmp_path / "trees" / f"{name}.json", UNSOLVED | {"solved": None, "question": f"why {name}"}
-        )
+        write_json(tmp_path / "trees" / f"{name}.json", UNSOLVED | {"solved": None, "question": f"why {name}"})
     _, page = report(tmp_path)
     assert "why a" in page.text and "why b" in page.text and "why c" not in page.text
     assert "There is no" not in page.text.split("Samples")[1] and "1 more in the folder trees" in page.text
@@ -520,9 +514,7 @@ def test_the_answer_is_the_final_thought_whose_line_it_is():
 
 def test_svg_marks_leavers_with_their_reason_and_the_answer():
     svg = ET.fromstring(tree_svg(SOLVED))
-    boxes = {
-        g.get("data-thought"): "".join(g.itertext()) for g in svg.iter(f"{SVG}g") if g.get("data-thought")
-    }
+    boxes = {g.get("data-thought"): "".join(g.itertext()) for g in svg.iter(f"{SVG}g") if g.get("data-thought")}
     assert list(boxes) == ["a1", "a2", "a3", "b2", "b1", "c1", "c2"]  # each once, parents before children
     assert "✕ left: 3 and 7 cannot give 24" in boxes["b2"]
     assert "✓ answer" in boxes["a3"] and "score 1.66" in boxes["a3"] and "score −1.31" in boxes["c2"]
@@ -584,8 +576,7 @@ def test_any_thoughts_make_a_tree_without_overlaps(thoughts, answer):
 
 def test_a_very_long_line_of_thought_is_drawn():
     thoughts = [
-        {"id": i, "parent": i - 1 if i else None, "expert": "Ada", "text": "on", "round": i}
-        for i in range(3000)
+        {"id": i, "parent": i - 1 if i else None, "expert": "Ada", "text": "on", "round": i} for i in range(3000)
     ]
     council = {"question": "q", "answer": None, "experts": [], "thoughts": thoughts}
     assert len(ET.fromstring(tree_svg(council)).findall(f"{SVG}g")) == 3000
