@@ -48,6 +48,7 @@ class Engine:
         self.backbone = backbone
         self._jobs: queue.Queue[_Job | None] = queue.Queue()
         self._grammar_tokenizer: Any = None
+        self._closing = threading.Event()
         self._worker = threading.Thread(target=self._work, name="junto-engine", daemon=True)
         self._worker.start()
 
@@ -111,7 +112,7 @@ class Engine:
         pieces: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         gone = threading.Event()
         row = self._row(request)
-        row.emit, row.cancelled = pieces.put, gone.is_set
+        row.emit, row.cancelled = pieces.put, lambda: gone.is_set() or self._closing.is_set()
         future = self._submit(_Job(rows=[row]))
         future.add_done_callback(lambda _: pieces.put(None))
         try:
@@ -138,6 +139,8 @@ class Engine:
         return self._call(lambda: self._logprobs(before, ids, role, temperature))
 
     def close(self) -> None:
+        """Ends the worker; rows that are being written end as ``cancelled`` at their next token."""
+        self._closing.set()
         self._jobs.put(None)
         self._worker.join()
 
@@ -153,7 +156,8 @@ class Engine:
         if request.role not in self.roles:
             raise SetupError(f"this model has no role {request.role!r}; it has {', '.join(self.roles)}")
         chat = self.backbone.chat
-        return Row(request, chat.prompt_ids(request.prompt) + chat.text_ids(request.prefix))
+        ids = chat.prompt_ids(request.prompt) + chat.text_ids(request.prefix)
+        return Row(request, ids, cancelled=self._closing.is_set)
 
     def _submit(self, job: _Job) -> Future:
         if not self._worker.is_alive():

@@ -105,7 +105,7 @@ def _trainer(
         data_seed=seed,
         bf16=False,
         max_length=None,
-        gradient_checkpointing=False,
+        activation_checkpointing=False,
         train_sampling_strategy="group_by_length",  # less padding
         dataset_kwargs={"skip_prepare_dataset": True},
         use_cpu=backbone.device.type == "cpu",

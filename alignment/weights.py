@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ def quiet() -> None:
     """Leave progress and warnings of loading to Junto's own lines."""
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
+    # peft 0.21 reads this old name of transformers; nothing of ours does
+    warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
 
 
 def read_gguf(path: Path) -> tuple[Any, Any]:

@@ -150,6 +150,17 @@ def test_scores_alone_and_together(engine: Engine) -> None:
         assert together[3] == pytest.approx(backbone.scalar("reward", hidden).item(), abs=1e-5)
 
 
+def test_closing_cancels_what_is_being_written(tiny_model: Path) -> None:
+    config = BackboneConfig(model=str(tiny_model), quantization="none", compute_dtype="float32")
+    engine = Engine(Backbone(config))
+    stream = engine.stream(Request(PROMPTS[0], role="base", max_tokens=100_000, temperature=1.0))
+    next(stream)
+    engine.close()  # comes back although the row is far from its end
+    list(stream)
+    with pytest.raises(RuntimeError, match="closed"):
+        engine.generate([Request(PROMPTS[0], role="base")])
+
+
 def test_common_prefix() -> None:
     base = list(range(20))
     assert common_prefix([[*base, 1], [*base, 2, 3]]) == 20

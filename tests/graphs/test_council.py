@@ -1,0 +1,134 @@
+"""The council on a tiny model: who leaves, who comes back, budgets, a crash, going on with a thread."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from agents.config import CouncilConfig, ExpertConfig
+from alignment.backbone import Backbone
+from alignment.config import BackboneConfig, LoraSettings
+from alignment.engine import Engine
+from graphs.council import Context, sit
+from graphs.tasks import game24
+
+KEYS = {"question", "answer", "solved", "rounds", "experts", "thoughts", "tokens", "seconds", "notes"}
+
+
+@pytest.fixture(scope="module")
+def engine(tiny_model: Path) -> Iterator[Engine]:
+    backbone = Backbone(
+        BackboneConfig(model=str(tiny_model), quantization="none", compute_dtype="float32", lora=LoraSettings(rank=4))
+    )
+    for i, role in enumerate(("sft", "reward", "policy", "value")):
+        backbone.add_role(role, seed=i)
+        for parameter in backbone.parameters(role):
+            torch.nn.init.normal_(parameter, std=0.1, generator=torch.Generator().manual_seed(i))
+    with Engine(backbone) as engine:
+        yield engine
+
+
+def council(
+    engine: Engine, database: Path, task: Any = game24, thread: str | None = None, **settings: Any
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    events: list[dict[str, Any]] = []
+    config = CouncilConfig(**({"rounds": 3, "max_tokens_per_step": 40} | settings))
+    result = sit(Context(engine, task, config, "seed"), "4 7 8 8", events.append, database / "threads.sqlite", thread)
+    return result, events
+
+
+def free_task() -> Any:
+    """The game without its grammar: random weights then write anything, and lines go on."""
+    names = {name: getattr(game24, name) for name in ("prompt", "check", "validate_question")}
+    return SimpleNamespace(**names, STEP=None)
+
+
+def test_result_and_events(engine: Engine, tmp_path: Path) -> None:
+    result, events = council(engine, tmp_path, free_task())
+    assert set(result) == KEYS and json.loads(json.dumps(result)) == result
+    assert [e["name"] for e in result["experts"]] == ["Ada", "Blaise", "Carl"]
+    known = {t["id"] for t in result["thoughts"]}
+    assert len(known) == len(result["thoughts"]) >= 3
+    for thought in result["thoughts"]:
+        assert thought["parent"] is None or thought["parent"] in known
+        assert isinstance(thought["score"], float)
+    told = [(e["expert"], e["round"]) for e in events if e["kind"] == "thought"]
+    assert sorted(told) == sorted((t["expert"], t["round"]) for t in result["thoughts"])
+    assert result["solved"] is False and result["tokens"] > 0
+
+
+def test_the_same_council_twice(engine: Engine, tmp_path: Path) -> None:
+    first, second = (council(engine, tmp_path, free_task())[0] for _ in range(2))
+    assert {k: v for k, v in first.items() if k != "seconds"} == {k: v for k, v in second.items() if k != "seconds"}
+
+
+def test_leaving_by_score_and_rejoining_once(engine: Engine, tmp_path: Path) -> None:
+    stay, _ = council(engine, tmp_path, free_task(), rejoin=False)
+    values = sorted(t["value"] for t in stay["thoughts"] if t["round"] == 1 and t["status"] == "active")
+    assert len(values) >= 2
+    limit = (values[0] + values[1]) / 2  # one expert of the first round is below
+    left, events = council(engine, tmp_path, free_task(), rejoin=False, leave_below=limit)
+    leaver = next(t["expert"] for t in left["thoughts"] if t["round"] == 1 and t["value"] == values[0])
+    assert [t["round"] for t in left["thoughts"] if t["expert"] == leaver] == [1]
+    entry = next(e for e in left["experts"] if e["name"] == leaver)
+    assert entry["status"] == "left" and "critic" in entry["reason"]
+    assert any(e["kind"] == "left" and e["expert"] == leaver and "critic" in e["reason"] for e in events)
+    back, events = council(engine, tmp_path, free_task(), rejoin=True, leave_below=limit)
+    second = next(t for t in back["thoughts"] if t["expert"] == leaver and t["round"] == 2)
+    peers = [t for t in back["thoughts"] if t["round"] == 1 and t["status"] == "active"]
+    assert second["parent"] == max(peers, key=lambda t: t["score"])["id"]  # it forks the best peer's line
+    assert any(e["kind"] == "share" and e["expert"] == leaver for e in events)
+
+
+def test_budgets_end_in_conclude(engine: Engine, tmp_path: Path) -> None:
+    result, _ = council(engine, tmp_path, free_task(), max_total_tokens=1)
+    assert result["rounds"] == 1
+    result, _ = council(engine, tmp_path, free_task(), seconds=1e-6)
+    assert result["rounds"] == 1
+    result, _ = council(engine, tmp_path, free_task(), max_tokens_per_step=1, rounds=2)
+    assert result["answer"] is None and all(e["status"] == "left" for e in result["experts"])
+
+
+def test_a_crashed_expert_leaves_and_the_others_go_on(engine: Engine, tmp_path: Path) -> None:
+    task = free_task()
+    task.prompt = lambda question, board=(), persona="": (
+        game24.prompt(question, board) if persona != "break" else [{"role": "user"}]
+    )
+    experts = [ExpertConfig(name="Ada"), ExpertConfig(name="Bea", persona="break"), ExpertConfig(name="Carl")]
+    result, events = council(engine, tmp_path, task, experts=experts)
+    entry = next(e for e in result["experts"] if e["name"] == "Bea")
+    assert entry["status"] == "crashed" and "KeyError" in entry["reason"]
+    assert {t["expert"] for t in result["thoughts"]} == {"Ada", "Carl"}
+    assert any(e["kind"] == "left" and e["expert"] == "Bea" for e in events)
+
+
+def test_the_grammar_holds(engine: Engine, tmp_path: Path) -> None:
+    result, _ = council(engine, tmp_path, max_tokens_per_step=60)
+    import re
+
+    from agents.thought import step_grammar
+
+    done = [t for t in result["thoughts"] if t["status"] != "pruned"]
+    assert all(re.fullmatch(step_grammar(game24.STEP), t["text"]) for t in done)
+
+
+def test_an_interrupted_thread_goes_on(engine: Engine, tmp_path: Path) -> None:
+    want, _ = council(engine, tmp_path / "a", free_task(), thread="t") if (tmp_path / "a").mkdir() is None else ({}, [])
+    (tmp_path / "b").mkdir()
+
+    def stop(event: dict[str, Any]) -> None:
+        if event["kind"] == "thought" and event["round"] == 2:
+            raise KeyboardInterrupt
+
+    config = CouncilConfig(rounds=3, max_tokens_per_step=40)
+    context = Context(engine, free_task(), config, "seed")
+    with pytest.raises(KeyboardInterrupt):
+        sit(context, "4 7 8 8", stop, tmp_path / "b" / "threads.sqlite", "t")
+    got = sit(context, "4 7 8 8", lambda event: None, tmp_path / "b" / "threads.sqlite", "t")
+    assert {k: v for k, v in got.items() if k != "seconds"} == {k: v for k, v in want.items() if k != "seconds"}

@@ -1,0 +1,131 @@
+"""The Game of 24: the puzzles, the split, the rows, the checker."""
+
+from __future__ import annotations
+
+import csv
+import os
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from alignment.errors import UsageError
+from graphs.tasks import game24
+
+OPTIONS = game24.Options(lines=300, pairs=200, prompts=200, held_out=["4 7 8 8"])
+DATA = Path(os.environ.get("JUNTO_DATA", Path(__file__).parents[3] / "shared" / "data"))
+
+
+def reaches(numbers: list[Fraction]) -> bool:
+    """An independent solver, without steps or texts."""
+    if len(numbers) == 1:
+        return numbers[0] == 24
+    for i, a in enumerate(numbers):
+        for j, b in enumerate(numbers):
+            if i != j:
+                rest = [n for k, n in enumerate(numbers) if k not in (i, j)]
+                results = {a + b, a - b, a * b} | ({a / b} if b else set())
+                if any(reaches([*rest, r]) for r in results):
+                    return True
+    return False
+
+
+def test_there_are_1362_puzzles() -> None:
+    assert len(game24.puzzles(4)) == 1362
+    assert len(game24.puzzles(3)) == 111
+
+
+def test_the_papers_list_is_recovered() -> None:
+    path = DATA / "game24" / "24.csv"
+    if not path.exists():
+        pytest.skip(f"no data at {path}; set JUNTO_DATA")
+    rows = [game24.validate_question(row["Puzzles"]) for row in csv.DictReader(path.open())]
+    assert sorted(rows) == sorted(game24.puzzles(4))
+    assert sorted(game24.test_puzzles()) == sorted(rows[900:1000])
+
+
+def test_splits_do_not_meet() -> None:
+    parts = {name: set(puzzles) for name, puzzles in game24.split(OPTIONS).items()} | {
+        "test": set(game24.test_puzzles())
+    }
+    assert len(parts["test"]) == 100 and "4 7 8 8" in parts["validation"]
+    assert not parts["train"] & parts["validation"] and not (parts["train"] | parts["validation"]) & parts["test"]
+    data = game24.load(OPTIONS, seed=0)
+    for name in ("train", "validation"):
+        asked = {row["prompt"][1]["content"].split("\n")[0] for rows in (data.sft, data.pairs) for row in rows[name]}
+        assert asked | {row["id"] for row in data.prompts[name]} <= parts[name]
+
+
+def test_a_test_puzzle_cannot_be_held_out_by_name() -> None:
+    with pytest.raises(UsageError, match="test puzzles"):
+        game24.split(game24.Options(held_out=[game24.test_puzzles()[0]]))
+
+
+def test_rows_do_what_they_say() -> None:
+    data = game24.load(OPTIONS, seed=0)
+    assert data == game24.load(OPTIONS, seed=0) and data != game24.load(OPTIONS, seed=1)
+    leaving = 0
+    for row in data.sft["train"]:
+        question = row["prompt"][1]["content"].split("\n")[0]
+        if "prefix" in row:
+            leaving += 1
+            state = game24.follow(question, row["prefix"].splitlines())
+            assert state is not None and not reaches(list(state)) and row["completion"].startswith("LEAVE: ")
+        else:
+            assert game24.check(question, row["completion"])
+    assert 0.05 < leaving / len(data.sft["train"]) < 0.3
+    for row in data.pairs["train"]:
+        question = row["prompt"][1]["content"]
+        good, bad = row["chosen"].splitlines(), row["rejected"].splitlines()
+        assert good[:-1] == bad[:-1] and good[-1] != bad[-1]
+        assert standing(question, good) > standing(question, bad)
+
+
+def standing(question: str, lines: list[str]) -> int:
+    """2: 24 can be reached, or leaving is right; 1: a legal dead end; 0: not legal, or leaving is wrong."""
+    if lines[-1].startswith("LEAVE"):
+        state = game24.follow(question, lines[:-1])
+        return 0 if state is None or reaches(list(state)) else 2
+    state = game24.follow(question, lines)
+    return 0 if state is None else 2 if reaches(list(state)) else 1
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(1, 13), min_size=3, max_size=4), st.randoms(use_true_random=False))
+def test_moves_are_exact_and_read_back(numbers: list[int], rng: object) -> None:
+    question = " ".join(map(str, sorted(numbers)))
+    state = game24._state(question)
+    assert game24.alive(state) == reaches([Fraction(n) for n in numbers])
+    lines: list[str] = []
+    while len(state) > 1:
+        text, state = rng.choice(game24.moves(state))  # type: ignore[attr-defined]
+        lines.append(text)
+        followed = game24.follow(question, lines)
+        assert followed is not None and sorted(followed) == sorted(state)
+    assert game24.check(question, "\n".join(lines)) == (state[0] == 24)
+
+
+@pytest.mark.parametrize(
+    ("response", "right"),
+    [
+        ("8 - 7 = 1 (left: 4 8 1)\n4 - 1 = 3 (left: 8 3)\n8 * 3 = 24 (left: 24)", True),
+        ("8 - 7 = 1 (left: 1 4 8)\n4 - 1 = 3 (left: 3 8)\n3 * 8 = 24 (left: 24)\n", True),
+        ("8 - 7 = 1 (left: 4 8 1)\n4 - 1 = 3 (left: 8 3)", False),
+        ("8 - 7 = 2 (left: 4 8 2)\n4 * 2 = 8 (left: 8 8)\n8 * 8 = 24 (left: 24)", False),
+        ("24 = 24 (left: 24)", False),
+        ("8 / 0 = 24 (left: 24)", False),
+        ("4 * 8 = 24 (left: 24)", False),
+        ("LEAVE: 2 9 cannot make 24", False),
+        ("", False),
+    ],
+)
+def test_checker(response: str, right: bool) -> None:
+    assert game24.check("4 7 8 8", response) is right
+
+
+@pytest.mark.parametrize("question", ["", "  ", "1 2", "1 2 3 4 5", "0 1 2 3", "1 2 3 14", "a b c d", "1 2 3 -4"])
+def test_bad_questions(question: str) -> None:
+    with pytest.raises(UsageError, match="4 7 8 8"):
+        game24.validate_question(question)
