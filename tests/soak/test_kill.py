@@ -70,7 +70,9 @@ def straight(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 @pytest.mark.soak
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGKILL], ids=["ctrl-c", "kill-9"])
 @pytest.mark.parametrize(("stage", "step"), POINTS)
-def test_it_ends_the_same(straight: dict[str, Any], tmp_path: Path, stage: str, step: int, sent: signal.Signals) -> None:
+def test_it_ends_the_same(
+    straight: dict[str, Any], tmp_path: Path, stage: str, step: int, sent: signal.Signals
+) -> None:
     process = subprocess.Popen(command(tmp_path), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     watched = RunDir(tmp_path / "quickstart")
     while process.poll() is None and not reached(watched, stage, step):
