@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -95,15 +94,9 @@ class Engine:
             ).hexdigest(),
         }
 
-    def generate(self, requests: Sequence[Request], emit: Callable[[int, str], None] | None = None) -> list[Completion]:
-        """Completions in the order of the requests. Several roles make several batches.
-
-        ``emit(i, text)`` gets pieces of request i's text as they come, on the worker's thread.
-        """
+    def generate(self, requests: Sequence[Request]) -> list[Completion]:
+        """Completions in the order of the requests. Several roles make several batches."""
         rows = [self._row(request) for request in requests]
-        if emit is not None:
-            for i, row in enumerate(rows):
-                row.emit = partial(emit, i)
         self._submit(_Job(rows=rows)).result()
         return [row.completion() for row in rows]
 

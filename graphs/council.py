@@ -13,7 +13,7 @@ import operator
 import re
 import sqlite3
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +29,7 @@ from pydantic import BaseModel
 
 from agents.config import CouncilConfig, ExpertConfig
 from agents.thought import Thought, Tree, line, merge, read, step_grammar, vote
-from alignment.engine import Engine, Request
+from alignment.engine import Completion, Engine, Request
 from alignment.run_dir import RunDir, write_atomic
 from graphs.recipe import load_recipe, load_task
 from graphs.report import write_report
@@ -124,7 +124,7 @@ def think(turn: Turn, runtime: Runtime[Context]) -> State:
     )
     write = runtime.stream_writer
     about = {"expert": expert.name, "round": turn["round"]}
-    done = c.engine.generate([request], emit=lambda _, text: write({"kind": "token", **about, "text": text}))[0]
+    done = _told(c.engine.stream(request), lambda text: write({"kind": "token", **about, "text": text}))
     text, status, reason = read(done.text, done.finish)
     thought = Thought(
         id=f"{expert.name}-{turn['round']}",
@@ -316,6 +316,15 @@ def _result(state: State, context: Context, seconds: float) -> dict[str, Any]:
         "seconds": round(seconds, 2),
         "notes": state["notes"],
     }
+
+
+def _told(stream: Generator[str, None, Completion], tell: Callable[[str], None]) -> Completion:
+    """Tells the pieces of a stream on this thread (LangGraph's writer works on no other); returns its completion."""
+    while True:
+        try:
+            tell(next(stream))
+        except StopIteration as end:
+            return end.value
 
 
 def _has(context: Context, role: str) -> bool:

@@ -188,7 +188,9 @@ def load(options: Options, seed: int, base: Path | None = None) -> TaskData:
 
 def _prompts(rng: random.Random, by_size: dict[int, list[str]], options: Options) -> list[Row]:
     three = rng.sample(by_size[3], min(len(by_size[3]), int(options.prompts * options.three)))
-    four = rng.sample(by_size[4], min(len(by_size[4]), options.prompts - len(three)))
+    # there are few puzzles of three numbers: no more of four than keeps the share
+    most = round(len(three) / options.three * (1 - options.three)) if options.three else options.prompts
+    four = rng.sample(by_size[4], min(len(by_size[4]), options.prompts - len(three), most))
     rows = [{"id": p, "question": p, "prompt": prompt(p)} for p in three + four]
     rng.shuffle(rows)
     return rows
