@@ -281,9 +281,11 @@ def sit(
     # the checkpointer's connection is used from the graph's own threads, one at a time
     with closing(sqlite3.connect(database, check_same_thread=False)) as connection:
         compiled = build().compile(checkpointer=SqliteSaver(connection), name="council")
-        going_on = thread is not None and bool(compiled.get_state(config).next)
+        kept = compiled.get_state(config)
+        # a node that ended just before an interrupt is no longer in `next`, but its task is still to be applied
+        going_on = thread is not None and bool(kept.next or kept.tasks)
         start = None if going_on else {"question": question, "tokens": 0}
-        for event in compiled.stream(start, config, context=context, stream_mode="custom"):
+        for event in compiled.stream(start, config, context=context, stream_mode="custom", durability="sync"):
             on_event(event)
         state: State = compiled.get_state(config).values
     return _result(state, context, time.monotonic() - began)
