@@ -19,7 +19,7 @@ from alignment.errors import JuntoError
 from alignment.losses import explained_variance, masked_mean, policy_loss, value_loss
 from alignment.rollout import Experience, experience, response_logprobs, response_values, sample
 from alignment.run_dir import Report, RunDir, StageLog
-from alignment.schedule import adamw, set_learning_rate
+from alignment.schedule import adamw, batch_indices, set_learning_rate
 
 Row = dict[str, Any]
 Check = Callable[[str, str], bool | None]
@@ -51,7 +51,7 @@ def train_ppo(
     for iteration in range(start, config.iterations):
         set_learning_rate(optimizers["policy"], config.learning_rate, iteration, config.iterations)
         set_learning_rate(optimizers["value"], config.value_learning_rate, iteration, config.iterations)
-        rows = [prompts[i] for i in _prompt_indices(len(prompts), config.batch_size, iteration, seed)]
+        rows = [prompts[i] for i in batch_indices(len(prompts), config.batch_size, iteration, f"{seed}/prompts")]
         # the random stream of a rollout is named by its number in the whole training
         seeds = [f"{seed}/ppo/{iteration * config.batch_size + i}" for i in range(config.batch_size)]
         completions = sample(engine, rows, config, seeds)
@@ -172,13 +172,3 @@ def _samples(
         }
         for row, completion, score in list(zip(rows, completions, scores, strict=True))[:SAMPLES_PER_ITERATION]
     ]
-
-
-def _prompt_indices(count: int, size: int, iteration: int, seed: int) -> list[int]:
-    found = []
-    for position in range(iteration * size, (iteration + 1) * size):
-        epoch, place = divmod(position, count)
-        order = list(range(count))
-        random.Random(f"{seed}/prompts/{epoch}").shuffle(order)
-        found.append(order[place])
-    return found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import shutil
 from typing import Any
 
@@ -17,7 +16,7 @@ from alignment.config import RewardConfig
 from alignment.errors import JuntoError, UsageError
 from alignment.losses import margin_ranking_loss
 from alignment.run_dir import Report, RunDir, StageLog
-from alignment.schedule import adamw, set_learning_rate
+from alignment.schedule import adamw, batch_indices, set_learning_rate
 from alignment.statistics import auc, correlation, paired_bootstrap, wilson
 
 Row = dict[str, Any]
@@ -46,7 +45,7 @@ def train_reward(
     log = StageLog(run, "reward", config.steps, start, report)
     for step in range(start, config.steps):
         set_learning_rate(optimizer, config.learning_rate, step, config.steps, config.warmup_steps)
-        batch = [pairs[i] for i in _batch_indices(len(pairs), config.batch_size, step, seed)]
+        batch = [pairs[i] for i in batch_indices(len(pairs), config.batch_size, step, f"{seed}/reward")]
         metrics, tokens = _update(backbone, optimizer, batch)
         if metrics["loss"] != metrics["loss"]:
             raise JuntoError(
@@ -127,18 +126,3 @@ def _encode(backbone: Backbone, rows: list[Row], config: RewardConfig) -> list[P
             )
         pairs.append((ids[0], ids[1], float(row.get("margin", config.margin))))
     return pairs
-
-
-def _batch_indices(count: int, size: int, step: int, seed: int) -> list[int]:
-    """Rows of ``step``: a pure function, so that a resumed training sees the same ones. Each epoch is reshuffled."""
-    wanted = []
-    for position in range(step * size, (step + 1) * size):
-        epoch, place = divmod(position, count)
-        wanted.append(_order(count, epoch, seed)[place])
-    return wanted
-
-
-def _order(count: int, epoch: int, seed: int) -> list[int]:
-    order = list(range(count))
-    random.Random(f"{seed}/reward/{epoch}").shuffle(order)
-    return order

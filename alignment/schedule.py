@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterable
 
 import torch
@@ -20,3 +21,16 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, peak: float, step: int, 
     for group in optimizer.param_groups:
         group["lr"] = rate
     return rate
+
+
+def batch_indices(count: int, size: int, step: int, seed: str) -> list[int]:
+    """Rows of ``step``: a pure function, so that a resumed training sees the same ones. Each epoch is reshuffled."""
+    orders: dict[int, list[int]] = {}
+    found = []
+    for position in range(step * size, (step + 1) * size):
+        epoch, place = divmod(position, count)
+        if epoch not in orders:
+            orders[epoch] = list(range(count))
+            random.Random(f"{seed}/{epoch}").shuffle(orders[epoch])
+        found.append(orders[epoch][place])
+    return found
