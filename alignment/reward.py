@@ -16,7 +16,7 @@ from alignment.config import RewardConfig
 from alignment.errors import JuntoError, UsageError
 from alignment.losses import margin_ranking_loss
 from alignment.run_dir import Report, RunDir, StageLog
-from alignment.schedule import adamw, batch_indices, set_learning_rate
+from alignment.schedule import adamw, length_grouped, set_learning_rate
 from alignment.statistics import auc, correlation, paired_bootstrap, wilson
 
 Row = dict[str, Any]
@@ -43,10 +43,11 @@ def train_reward(
         backbone.set_weights("reward", weights)
         start = state["step"]
     log = StageLog(run, "reward", config.steps, start, report)
+    lengths = [len(chosen) + len(rejected) for chosen, rejected, _ in pairs]
+    batches = length_grouped(lengths, config.batch_size, config.steps, f"{seed}/reward")
     for step in range(start, config.steps):
         set_learning_rate(optimizer, config.learning_rate, step, config.steps, config.warmup_steps)
-        batch = [pairs[i] for i in batch_indices(len(pairs), config.batch_size, step, f"{seed}/reward")]
-        metrics, tokens = _update(backbone, optimizer, batch)
+        metrics, tokens = _update(backbone, optimizer, [pairs[i] for i in batches[step]])
         if metrics["loss"] != metrics["loss"]:
             raise JuntoError(
                 f"reward step {step + 1}: the loss is not a number; lower reward.learning_rate, raise "

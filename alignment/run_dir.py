@@ -6,10 +6,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -93,12 +95,42 @@ class RunDir:
     def results(self, stage: str) -> dict[str, Any]:
         return self.status()["stages"].get(stage, {}).get("results", {})
 
+    def state(self) -> str:
+        """``pending``, ``running``, ``done``, ``failed`` or ``interrupted``: a run that says that it is running, while
+        no process holds its lock, was killed."""
+        state: str = self.status().get("state", "pending")
+        if state != "running" or not self._lock_file().exists():
+            return state
+        with self._lock_file().open() as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return state
+        return "interrupted"
+
     # -- writing ------------------------------------------------------------------------------------------
 
     def create(self, config: str, environment: dict[str, Any]) -> None:
         self.path.mkdir(parents=True, exist_ok=True)
         write_atomic(self.path / "config.yaml", config)
         write_atomic(self.path / "environment.json", json.dumps(environment, indent=1) + "\n")
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """One process at a time trains a run. The lock goes with the process, however it ends."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self._lock_file().open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UsageError(
+                    f"another process is working on the run {self.path.name!r}; wait for it, or stop it"
+                ) from None
+            yield
+
+    def _lock_file(self) -> Path:
+        # beside the folder, not in it: --fresh deletes the folder while the lock is held
+        return self.path.with_name(f".{self.path.name}.lock")
 
     def set_status(self, state: str, stage: str = "", message: str = "") -> None:
         status = self.status()

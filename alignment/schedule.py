@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from itertools import count, islice
 
 import torch
 from torch import nn
@@ -23,14 +24,36 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, peak: float, step: int, 
     return rate
 
 
-def batch_indices(count: int, size: int, step: int, seed: str) -> list[int]:
+def batch_indices(n: int, size: int, step: int, seed: str) -> list[int]:
     """Rows of ``step``: a pure function, so that a resumed training sees the same ones. Each epoch is reshuffled."""
     orders: dict[int, list[int]] = {}
     found = []
     for position in range(step * size, (step + 1) * size):
-        epoch, place = divmod(position, count)
+        epoch, place = divmod(position, n)
         if epoch not in orders:
-            orders[epoch] = list(range(count))
-            random.Random(f"{seed}/{epoch}").shuffle(orders[epoch])
+            orders[epoch] = shuffled(n, f"{seed}/{epoch}")
         found.append(orders[epoch][place])
     return found
+
+
+def length_grouped(lengths: Sequence[int], size: int, steps: int, seed: str) -> list[list[int]]:
+    """Rows of every step: batches of ``size`` rows of similar length, in random order.
+
+    Rows are shuffled each epoch, sorted by length inside windows of 16 batches, and the batches of a window are
+    shuffled again: sorted batches alone would bring the longest rows of every window first, and the loss jumps.
+    """
+    window = 16 * size
+    positions = (i for epoch in count() for i in shuffled(len(lengths), f"{seed}/{epoch}"))
+    found: list[list[int]] = []
+    while len(found) < steps:
+        rows = sorted(islice(positions, window), key=lambda i: lengths[i])
+        order = shuffled(16, f"{seed}/window/{len(found)}")
+        found += [rows[i * size : (i + 1) * size] for i in order]
+    return found[:steps]
+
+
+def shuffled(n: int, seed: str) -> list[int]:
+    """0..n-1 in an order that ``seed`` decides."""
+    order = list(range(n))
+    random.Random(seed).shuffle(order)
+    return order

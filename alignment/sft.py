@@ -19,6 +19,7 @@ from alignment.batch import encode_completion, pad, token_logprobs
 from alignment.config import SFTConfig
 from alignment.errors import UsageError
 from alignment.run_dir import Report, RunDir, StageLog
+from alignment.schedule import length_grouped
 
 Row = dict[str, Any]
 
@@ -86,6 +87,8 @@ def _step_of(path: Path | None) -> int:
 def _trainer(
     backbone: Backbone, config: SFTConfig, encoded: list[dict[str, list[int]]], folder: Path, seed: int, log: StageLog
 ) -> SFTTrainer:
+    lengths = [len(row["input_ids"]) for row in encoded]
+    batches = length_grouped(lengths, config.batch_size, config.steps, f"{seed}/sft")
     aside = folder.with_name("sft.writing")
     shutil.rmtree(aside, ignore_errors=True)
     args = TrlConfig(
@@ -106,7 +109,7 @@ def _trainer(
         bf16=False,
         max_length=None,
         activation_checkpointing=False,
-        train_sampling_strategy="group_by_length",  # less padding
+        train_sampling_strategy="sequential",
         dataset_kwargs={"skip_prepare_dataset": True},
         use_cpu=backbone.device.type == "cpu",
         dataloader_pin_memory=False,
@@ -118,7 +121,7 @@ def _trainer(
         backbone,
         model=backbone.model,
         args=args,
-        train_dataset=Dataset.from_list(encoded),
+        train_dataset=Dataset.from_list([encoded[i] for batch in batches for i in batch]),
         processing_class=backbone.tokenizer,
         callbacks=[_Progress(folder, log)],
     )

@@ -5,12 +5,11 @@ The run directory is the only record of what is done: a node whose stage is fini
 
 from __future__ import annotations
 
-import fcntl
 import os
 import platform
 import shutil
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import metadata
@@ -131,12 +130,14 @@ def evaluate(state: State, runtime: Runtime[Context]) -> State:
     c = runtime.context
     if not c.finished("evaluate"):
         config = c.recipe.evaluate
+        began = time.monotonic()
         c.run.set_stage("evaluate", state="running")
         context = evaluate_graph.Context(
             c.engine, c.data.prompts["validation"][: config.n], c.task.check, config, c.run, c.report
         )
         results = evaluate_graph.graph.invoke({}, context=context)["results"]
-        c.run.set_stage("evaluate", state="done", results=results)
+        done = {"step": results["n"], "total": results["n"], "seconds": round(time.monotonic() - began, 1)}
+        c.run.set_stage("evaluate", state="done", results=results, **done)
         c.report(
             {
                 "stage": "evaluate",
@@ -158,6 +159,7 @@ def council(state: State, runtime: Runtime[Context]) -> State:
     """
     c = runtime.context
     if not c.finished("council"):
+        began = time.monotonic()
         c.run.set_stage("council", state="running")
         verdicts: list[bool | None] = []
         for step, question in enumerate(_illustrations(c.run), 1):
@@ -178,7 +180,9 @@ def council(state: State, runtime: Runtime[Context]) -> State:
             )
             if {True, False} <= set(verdicts) or (verdicts[-1] is None and step == 2):
                 break
-        c.run.set_stage("council", state="done", results={"sittings": len(verdicts), "solved": verdicts.count(True)})
+        results = {"sittings": len(verdicts), "solved": verdicts.count(True)}
+        done = {"step": len(verdicts), "total": len(verdicts), "seconds": round(time.monotonic() - began, 1)}
+        c.run.set_stage("council", state="done", results=results, **done)
     return {"done": [*state["done"], "council"]}
 
 
@@ -209,7 +213,7 @@ def run_align(recipe: Recipe, base: Path, runs_root: Path, fresh: bool, report: 
     task = load_task(recipe.task, base)
     rows = task.load(task.Options(**recipe.data), recipe.seed, base)
     run = RunDir(runs_root / recipe.name)
-    with _locked(runs_root, recipe.name):
+    with run.locked():
         if fresh and run.path.exists():
             shutil.rmtree(run.path)
         if (run.path / "config.yaml").exists():
@@ -280,15 +284,3 @@ def _differences(before: Any, now: Any, key: str) -> Iterator[str]:
             yield from _differences(before.get(name), now.get(name), f"{key}.{name}")
     elif before != now:
         yield key
-
-
-@contextmanager
-def _locked(root: Path, name: str) -> Iterator[None]:
-    """One process at a time trains a run. The lock goes with the process, however it ends."""
-    root.mkdir(parents=True, exist_ok=True)
-    with (root / f".{name}.lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UsageError(f"another process is working on the run {name!r}; wait for it, or stop it") from None
-        yield

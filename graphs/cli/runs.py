@@ -85,7 +85,7 @@ def _summary(run: RunDir) -> dict[str, Any]:
     return {
         "name": run.path.resolve().name,
         "path": str(run.path),
-        "state": status.get("state", "pending"),
+        "state": _read(run, "state"),
         "stage": status.get("stage", ""),
         "message": status.get("message", ""),
         "updated": status.get("updated"),
