@@ -25,6 +25,8 @@ def quiet() -> None:
     transformers_logging.set_verbosity_error()
     # peft 0.21 reads this old name of transformers; nothing of ours does
     warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
+    # the stage's notes say it in one sentence
+    warnings.filterwarnings("ignore", message="Paged optimizers are not supported on CPU", category=UserWarning)
 
 
 def read_gguf(path: Path) -> tuple[Any, Any]:
@@ -54,11 +56,12 @@ def load_tokenizer(model: str) -> Any:
     return tokenizer
 
 
-def load_causal_lm(config: BackboneConfig) -> Any:
-    """The model in the storage and dtype of ``config``, in eval mode, all gradients off."""
+def load_causal_lm(config: BackboneConfig, weights_dtype: torch.dtype | None = None) -> Any:
+    """The model in the storage of ``config``, in eval mode, all gradients off; weights that are not quantized in
+    ``weights_dtype``, or in the compute dtype."""
     quiet()
     place = locate(config.model)
-    dtype = DTYPES[config.compute_dtype]
+    dtype = weights_dtype or DTYPES[config.compute_dtype]
     quantization = {
         "none": None,
         "int8": BitsAndBytesConfig(load_in_8bit=True),

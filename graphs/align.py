@@ -1,5 +1,7 @@
 """The ``align`` graph: data, sft, reward, ppo, evaluate, council, report: one run directory, resumable anywhere.
 
+A recipe's ``stop_after`` leads from that stage to the report; without it the same run goes on later.
+
 The run directory is the only record of what is done: a node whose stage is finished loads its adapter and goes on.
 """
 
@@ -9,7 +11,7 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import metadata
@@ -23,6 +25,7 @@ from langgraph.graph import END, START, StateGraph
 from langgraph.runtime import Runtime
 
 from alignment.backbone import Backbone
+from alignment.config import BackboneConfig
 from alignment.engine import Engine
 from alignment.errors import UsageError
 from alignment.ppo import train_ppo
@@ -37,6 +40,7 @@ from graphs.tasks import TaskData
 
 # sections that decide what is trained and measured: a run goes on only with the same ones
 FIXED = ("seed", "task", "data", "backbone", "sft", "reward", "ppo", "evaluate")
+STOPS = ("sft", "reward", "ppo")  # where a recipe may end
 SITTINGS = 4
 PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "trl", "langgraph", "langchain-core", "lime", "alibi")
 
@@ -59,7 +63,9 @@ class Context:
     @cached_property
     def backbone(self) -> Backbone:
         self.report({"stage": "load", "step": 0, "total": 1, "metrics": {}, "message": self.recipe.backbone.model})
-        return Backbone(self.recipe.backbone)
+        config = BackboneConfig(**{**self.recipe.backbone.model_dump(), "model": self.run.backbone()["model"]})
+        tunes_it = self.recipe.sft.method == "full" and not self.run.done("sft")
+        return Backbone(config, master_weights=tunes_it)
 
     @cached_property
     def engine(self) -> Engine:
@@ -200,8 +206,18 @@ def build() -> StateGraph:
         builder.add_node(node.__name__, node)
     names = [START, *(node.__name__ for node in nodes), END]
     for before, after in zip(names, names[1:], strict=False):
-        builder.add_edge(before, after)
+        if before in STOPS:
+            builder.add_conditional_edges(before, _next(before, after), [after, "report"])
+        else:
+            builder.add_edge(before, after)
     return builder
+
+
+def _next(stage: str, after: str) -> Callable[[State, Runtime[Context]], str]:
+    def following(state: State, runtime: Runtime[Context]) -> str:
+        return "report" if runtime.context.recipe.stop_after == stage else after
+
+    return following
 
 
 graph = build().compile(name="align")
@@ -269,7 +285,8 @@ def _installed(name: str) -> bool:
 
 
 def _refuse_another_recipe(run: RunDir, recipe: Recipe) -> None:
-    before, now = run.config(), recipe.model_dump(mode="json")
+    # a run of an earlier version lacks keys that have come since: they had their defaults
+    before, now = Recipe.model_validate(run.config()).model_dump(mode="json"), recipe.model_dump(mode="json")
     changed = [key for section in FIXED for key in _differences(before.get(section), now[section], section)]
     if changed:
         raise UsageError(

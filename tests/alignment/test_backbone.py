@@ -79,8 +79,8 @@ def test_gradients_after_sampling_are_those_of_dense_weights(tiny_model: Path, q
     import bitsandbytes as bnb
 
     backbone, dense = make(tiny_model, quantization), make(tiny_model)
-    plain = dict(dense._causal_lm.named_modules())
-    for name, module in backbone._causal_lm.named_modules():
+    plain = dict(dense.causal_lm.named_modules())
+    for name, module in backbone.causal_lm.named_modules():
         if isinstance(module, bnb.nn.Linear4bit):
             with torch.no_grad():
                 weight = bnb.functional.dequantize_4bit(module.weight.data, module.weight.quant_state)
