@@ -55,9 +55,11 @@ def train_sft(
         trainer = trainer_of(backbone, config, encoded, folder, seed, log)
         for parameter in parameters:
             parameter.data = parameter.data.float()  # TRL casts adapters on a quantized model to bfloat16
+        if config.gradient_checkpointing:
+            backbone.causal_lm.activation_checkpointing_enable()
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
-        if config.gradient_checkpointing:  # the trainer leaves both on; later stages have not asked for them
-            backbone.causal_lm.activation_checkpointing_disable()
+        if config.gradient_checkpointing:
+            backbone.causal_lm.activation_checkpointing_disable()  # later stages have not asked for it
             backbone.causal_lm.disable_input_require_grads()
     results["tokens"] = trainer.state.num_input_tokens_seen
     del trainer, parameters

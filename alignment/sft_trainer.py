@@ -36,7 +36,7 @@ def trl_settings(config: SFTConfig, seed: int, folder: Path, use_cpu: bool) -> T
         max_steps=config.steps,
         per_device_train_batch_size=config.batch_size // config.gradient_accumulation,
         gradient_accumulation_steps=config.gradient_accumulation,
-        activation_checkpointing=config.gradient_checkpointing,
+        activation_checkpointing=False,  # TRL would leave a hook on the embedding; train_sft switches it itself
         optim=OPTIMIZERS[config.optimizer],
         learning_rate=config.learning_rate,
         warmup_steps=config.warmup_steps,
