@@ -25,11 +25,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-from alignment import virtual
+from alignment import low_rank, virtual
 from alignment.chat_format import ChatFormat
 from alignment.config import BackboneConfig, VirtualTokens
 from alignment.errors import SetupError
-from alignment.weights import DTYPES, fingerprint, load_causal_lm, load_tokenizer
+from alignment.weights import DTYPES, fingerprint, int8_on_cpu, load_causal_lm, load_tokenizer
 
 ROLES = ("sft", "reward", "policy", "value")
 SCALAR_ROLES = ("reward", "value")
@@ -56,6 +56,7 @@ class Backbone:
         self.virtual: dict[str, VirtualTokens] = {}  # of the roles that are trained tokens instead of LoRA
         self.sha256 = fingerprint(config.model)
         self._entered = "base"
+        self._mode(train=False)
 
     def rebase(self, model: str | Path) -> None:
         """Takes another base model, in the storage and dtype of the recipe; the roles are gone."""
@@ -103,6 +104,7 @@ class Backbone:
                 self.model.add_adapter(role, settings)
             else:
                 self.model = get_peft_model(self.model, settings, adapter_name=role)
+            low_rank.attach(self.model, role)
             if role in SCALAR_ROLES:
                 head = nn.Linear(self.hidden_size, 1, dtype=torch.float32, device=self.device)
                 # standard deviation 1 / sqrt(d + 1): Stiennon et al. 2020 (arXiv 2009.01325), summarize-from-feedback
@@ -137,14 +139,14 @@ class Backbone:
             if train:
                 for parameter in self.parameters(role):
                     parameter.requires_grad_(True)
-            self.model.train(train)
+            self._mode(train)
             try:
                 yield
             finally:
                 if role == "base" and lora:
                     self.model.base_model.enable_adapter_layers()
                 self._entered = before
-                self.model.eval()
+                self._mode(train=False)
                 self._freeze()
 
     def parameters(self, role: str) -> list[nn.Parameter]:
@@ -156,6 +158,11 @@ class Backbone:
             p for name, p in self.model.named_parameters() if f".{role}." in name and any(k in name for k in kinds)
         ]
         return found + (list(self.heads[role].parameters()) if role in self.heads else [])
+
+    def _mode(self, train: bool) -> None:
+        self.model.train(train)
+        for module in int8_on_cpu(self.causal_lm):
+            module.train()
 
     def _freeze(self) -> None:
         # set_adapter makes the adapter that it sets trainable, so the flags are reset after every switch

@@ -11,13 +11,12 @@ from typing import Any
 
 import torch
 from peft.tuners.lora.layer import LoraLayer
-from peft.utils.integrations import dequantize_module_weight
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from alignment.backbone import Backbone
 from alignment.errors import SetupError, UsageError
-from alignment.weights import DTYPES
+from alignment.weights import DTYPES, dequantized
 
 MERGED = {
     "none": "the base weights as they are",
@@ -73,9 +72,7 @@ def merged_weights(backbone: Backbone, role: str, dtype: torch.dtype) -> dict[st
         if "lora_" in name:
             continue
         holder, _, kind = name.rpartition(".")
-        module: nn.Module = model.get_submodule(holder)
-        weight = dequantize_module_weight(module) if kind == "weight" else parameter
-        weight = weight.detach().float()
+        weight = dequantized(model.get_submodule(holder)) if kind == "weight" else parameter.detach().float()
         layer = model.get_submodule(holder.removesuffix(".base_layer"))
         if kind == "weight" and isinstance(layer, LoraLayer) and role in layer.lora_A:
             weight = weight + layer.get_delta_weight(role).float()

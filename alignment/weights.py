@@ -8,7 +8,9 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import bitsandbytes as bnb
 import torch
+from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, GgufConfig
 from transformers.utils import logging as transformers_logging
 
@@ -86,6 +88,26 @@ def load_causal_lm(config: BackboneConfig, weights_dtype: torch.dtype | None = N
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
     return model.eval()
+
+
+def dequantized(module: nn.Module) -> Tensor:
+    """float32 [out, in]: the weight of a linear layer as its forward multiplies by it, whatever it is stored in."""
+    weight: Any = module.weight
+    if isinstance(module, bnb.nn.Linear4bit):
+        return bnb.functional.dequantize_4bit(weight.data, weight.quant_state).float()
+    if isinstance(module, bnb.nn.Linear8bitLt):
+        # before the first forward the scales are with the weight. PEFT's function for this replaces the weight on a
+        # CPU by one without its scales, and the next forward fails
+        scales = weight.SCB if weight.SCB is not None else module.state.SCB
+        return bnb.functional.int8_vectorwise_dequant(weight.data, scales).float()
+    return weight.detach().float()
+
+
+def int8_on_cpu(model: nn.Module) -> list[nn.Module]:
+    """Layers that bitsandbytes 0.50 computes in two ways on a CPU: in training mode it multiplies by the dequantized
+    weight, in eval mode it rounds the inputs to int8 as well. Kept in training mode, they sample and score with the
+    model that is trained."""
+    return [m for m in model.modules() if isinstance(m, bnb.nn.Linear8bitLt) and m.weight.device.type == "cpu"]
 
 
 def fingerprint(model: str) -> str:
