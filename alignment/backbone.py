@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import get_peft_model
 from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -87,17 +87,7 @@ class Backbone:
                 if self.virtual
                 else f"this model has LoRA adapters, and PEFT cannot put virtual tokens on it as {role!r}"
             )
-        settings: Any
-        if tokens:
-            settings = virtual.encoder_config(tokens)
-        else:
-            settings = LoraConfig(
-                r=self.config.lora.rank,
-                lora_alpha=self.config.lora.alpha,
-                lora_dropout=0.0,  # dropout would move the PPO ratio before any update
-                target_modules="all-linear",
-                task_type="CAUSAL_LM",
-            )
+        settings = virtual.encoder_config(tokens) if tokens else low_rank.adapter_config(self.config.lora)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             if there:

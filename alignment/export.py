@@ -92,7 +92,9 @@ def plain_model(backbone: Backbone, weights: dict[str, Tensor], dtype: torch.dty
     plain.tie_weights()
     left = [name for name in missing if plain.get_parameter(name).device.type == "meta"]
     if left or unexpected:
-        raise SetupError(f"the model's weights do not have their usual names ({[*left, *unexpected][0]}); cannot export")
+        raise SetupError(
+            f"the model's weights do not have their usual names ({[*left, *unexpected][0]}); cannot export"
+        )
     plain.generation_config = copy.deepcopy(backbone.causal_lm.generation_config)
     plain.generation_config.eos_token_id = backbone.chat.eos_id
     plain.generation_config.pad_token_id = backbone.chat.pad_id

@@ -10,8 +10,22 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from peft import LoraConfig
 from peft.tuners.lora.layer import LoraLayer, LoraVariant
 from torch import Tensor, nn
+
+from alignment.config import LoraSettings
+
+
+def adapter_config(lora: LoraSettings) -> LoraConfig:
+    """Adapters on every linear layer but the output embedding."""
+    return LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=0.0,  # dropout would move the PPO ratio before any update
+        target_modules="all-linear",
+        task_type="CAUSAL_LM",
+    )
 
 
 class ComputeDtype(LoraVariant):

@@ -66,6 +66,8 @@ def train_sft(
     if role == "base":
         backbone.rebase(_write_base(backbone, run.path / "base"))
         backbone.add_role("sft", seed=seed)
+        message = f"the tuned model is written: {run.path / 'base'}"
+        report({"stage": "sft", "step": config.steps, "total": config.steps, "metrics": {}, "message": message})
     results |= evaluate_sft(backbone, "sft", validation, config)
     results["adapter_sha256"] = backbone.save_role("sft", run.path / "adapters" / "sft")
     log.done(results)

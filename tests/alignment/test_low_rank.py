@@ -1,4 +1,4 @@
-"""LoRA in the compute dtype: PEFT's numbers in float32; in bfloat16 rounding of the same size, and less kept for backward."""
+"""LoRA in the compute dtype: in float32 PEFT's numbers; in bfloat16 rounding of that size, and less that is kept."""
 
 from __future__ import annotations
 

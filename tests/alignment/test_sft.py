@@ -17,9 +17,7 @@ from alignment.sft import _encode, train_sft
 from alignment.sft_trainer import rows_in_order, trl_settings
 
 WORDS = ["4 7 8 8", "the quick brown fox", "10 - 4 = 6 (left: 5 6 6)", "Make 24.", "LEAVE: 2 9", "12"]
-ROWS = [
-    {"prompt": [{"role": "user", "content": a}], "completion": f"{b} {a}"} for a in WORDS for b in WORDS if a != b
-]
+ROWS = [{"prompt": [{"role": "user", "content": a}], "completion": f"{b} {a}"} for a in WORDS for b in WORDS if a != b]
 SMALL = {"steps": 4, "batch_size": 4, "learning_rate": 1e-3, "warmup_steps": 1}
 
 
@@ -103,9 +101,7 @@ def test_moments_in_eight_bits(tiny_model: Path, tmp_path: Path, optimizer: str)
 
 @pytest.mark.parametrize("quantization", ["int8", "nf4"])
 @pytest.mark.parametrize("method", ["lora", "prefix", "prompt"])
-def test_quantized_weights_take_every_adapter(
-    tiny_model: Path, tmp_path: Path, method: str, quantization: str
-) -> None:
+def test_quantized_weights_take_every_adapter(tiny_model: Path, tmp_path: Path, method: str, quantization: str) -> None:
     """Near the curve on the weights as they came: quantization is a small change."""
     plain = curve(tiny_model, tmp_path / "plain", method=method, learning_rate=1e-2)
     got = curve(tiny_model, tmp_path / "quantized", quantization, method=method, learning_rate=1e-2)
