@@ -43,18 +43,29 @@ class Backbone:
         self._lock = threading.RLock()
         self._load(config, master_weights)
 
+    @classmethod
+    def around(cls, config: BackboneConfig, causal_lm: Any) -> Backbone:
+        """A backbone around a model that is there already, without tokenizer and fingerprint."""
+        self = cls.__new__(cls)
+        self._lock = threading.RLock()
+        self._hold(config, causal_lm)
+        return self
+
     def _load(self, config: BackboneConfig, master_weights: bool = False) -> None:
-        self.config = config
         self.tokenizer = load_tokenizer(config.model)
         self.chat = ChatFormat(self.tokenizer)
-        self.model: Any = load_causal_lm(config, torch.float32 if master_weights else None)
-        self.causal_lm = self.model  # without the adapters' wrapper, which ``model`` gets
+        self.sha256 = fingerprint(config.model)
+        self._hold(config, load_causal_lm(config, torch.float32 if master_weights else None))
+
+    def _hold(self, config: BackboneConfig, causal_lm: Any) -> None:
+        self.config = config
+        self.causal_lm = causal_lm  # without the adapters' wrapper, which ``model`` gets
+        self.model: Any = causal_lm
         self.device = next(self.model.parameters()).device
         self.hidden_size: int = self.model.config.get_text_config().hidden_size
         self.heads: dict[str, nn.Linear] = {}
         self.scales: dict[str, tuple[float, float]] = {}
         self.virtual: dict[str, VirtualTokens] = {}  # of the roles that are trained tokens instead of LoRA
-        self.sha256 = fingerprint(config.model)
         self._entered = "base"
         self._mode(train=False)
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from alignment.chat_format import ChatFormat
+from alignment.errors import UsageError
 
 
 def pad(rows: Sequence[Sequence[int]], pad_id: int, left: bool = False) -> tuple[Tensor, Tensor]:
@@ -29,6 +30,21 @@ def encode_completion(chat: ChatFormat, row: dict[str, Any]) -> tuple[list[int],
     before = chat.prompt_ids(row["prompt"]) + chat.text_ids(row.get("prefix", ""))
     after = [*chat.text_ids(row["completion"]), chat.eos_id]
     return before + after, [-100] * len(before) + after
+
+
+def encode_rows(chat: ChatFormat, rows: Sequence[dict[str, Any]], max_length: int) -> list[dict[str, list[int]]]:
+    """``input_ids`` and ``labels`` of supervised rows, cut to ``max_length``; raises UsageError for a row of which
+    nothing is left to learn."""
+    encoded = []
+    for number, row in enumerate(rows, 1):
+        ids, labels = encode_completion(chat, row)
+        ids, labels = ids[:max_length], labels[:max_length]
+        if all(label == -100 for label in labels):
+            raise UsageError(
+                f"supervised row {number}: the prompt alone fills sft.max_length ({max_length} tokens); raise it"
+            )
+        encoded.append({"input_ids": ids, "labels": labels})
+    return encoded
 
 
 def encode_scored(chat: ChatFormat, prompt: Sequence[dict[str, str]], response: str) -> list[int]:

@@ -13,11 +13,10 @@ from datasets import disable_progress_bars
 
 from alignment import checkpoint
 from alignment.backbone import Backbone
-from alignment.batch import encode_completion, pad, token_logprobs
+from alignment.batch import encode_rows, pad, token_logprobs
 from alignment.config import SFTConfig
-from alignment.errors import UsageError
 from alignment.run_dir import Report, RunDir, StageLog
-from alignment.sft_trainer import Encoded, trainer_of
+from alignment.sft_trainer import trainer_of
 from alignment.weights import DTYPES
 
 Row = dict[str, Any]
@@ -39,7 +38,7 @@ def train_sft(
     the tuned model, and the KL reference is that model.
     """
     disable_progress_bars()
-    encoded = _encode(backbone, rows, config.max_length)
+    encoded = encode_rows(backbone.chat, rows, config.max_length)
     role = "base" if config.method == "full" else "sft"
     if role == "sft":
         backbone.add_role("sft", seed=seed, tokens=config.virtual, text=encoded[0]["input_ids"])
@@ -95,7 +94,7 @@ def _write_base(backbone: Backbone, folder: Path) -> Path:
 
 def evaluate_sft(backbone: Backbone, role: str, rows: list[Row], config: SFTConfig) -> dict[str, float]:
     """Mean negative log-likelihood per completion token on held-out rows, in nats, and its exponential."""
-    encoded = _encode(backbone, rows, config.max_length)
+    encoded = encode_rows(backbone.chat, rows, config.max_length)
     size = config.batch_size // config.gradient_accumulation
     total = count = 0.0
     with backbone.role(role), torch.no_grad():
@@ -107,19 +106,6 @@ def evaluate_sft(backbone: Backbone, role: str, rows: list[Row], config: SFTConf
             count += wanted.sum().item()
     loss = total / count
     return {"validation_loss": loss, "perplexity": math.exp(loss)}
-
-
-def _encode(backbone: Backbone, rows: list[Row], max_length: int) -> list[Encoded]:
-    encoded = []
-    for number, row in enumerate(rows, 1):
-        ids, labels = encode_completion(backbone.chat, row)
-        ids, labels = ids[:max_length], labels[:max_length]
-        if all(label == -100 for label in labels):
-            raise UsageError(
-                f"supervised row {number}: the prompt alone fills sft.max_length ({max_length} tokens); raise it"
-            )
-        encoded.append({"input_ids": ids, "labels": labels})
-    return encoded
 
 
 def _step_of(path: Path | None) -> int:

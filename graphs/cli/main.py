@@ -134,6 +134,26 @@ def chat(
 
 
 @app.command()
+def estimate(
+    recipe: Annotated[Path, typer.Argument(help="A recipe in YAML.")],
+    assignments: Annotated[
+        list[str] | None, typer.Option("--set", metavar="A.B=VALUE", help="Override a key; may be repeated.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Memory and time that a recipe will need, before anything is loaded."""
+    from graphs.cli import estimate as estimates
+    from graphs.cli.output import console, results, write_json
+
+    with results(json) as out:
+        found = estimates.estimate_recipe(recipe, assignments or [])
+        if json:
+            write_json(found, out)
+        else:
+            estimates.print_estimate(found, console(out))
+
+
+@app.command()
 def export(
     run_name: Annotated[str, typer.Argument(metavar="RUN", help="A run, by name or path.")],
     to: Annotated[Path, typer.Option("--to", metavar="FOLDER", help="A new folder.")],

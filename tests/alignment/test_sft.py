@@ -11,9 +11,10 @@ from transformers import AutoModelForCausalLM
 from trl import SFTTrainer
 
 from alignment.backbone import Backbone
+from alignment.batch import encode_rows
 from alignment.config import BackboneConfig, LoraSettings, SFTConfig
 from alignment.run_dir import RunDir
-from alignment.sft import _encode, train_sft
+from alignment.sft import train_sft
 from alignment.sft_trainer import rows_in_order, trl_settings
 
 WORDS = ["4 7 8 8", "the quick brown fox", "10 - 4 = 6 (left: 5 6 6)", "Make 24.", "LEAVE: 2 9", "12"]
@@ -43,7 +44,7 @@ def test_the_loss_curve_is_that_of_trls_trainer(tiny_model: Path, tmp_path: Path
     """TRL's own SFTTrainer, with nothing overridden, on the same batches."""
     config = SFTConfig(**SMALL, method=method, virtual_tokens=3)
     backbone = make(tiny_model, method)
-    encoded = _encode(backbone, ROWS[:24], config.max_length)
+    encoded = encode_rows(backbone.chat, ROWS[:24], config.max_length)
     role = "base" if method == "full" else "sft"
     if role == "sft":
         backbone.add_role("sft", seed=0, tokens=config.virtual, text=encoded[0]["input_ids"])
