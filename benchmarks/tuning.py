@@ -121,7 +121,7 @@ def kept(folder: Path, method: str, quantization: str) -> Path:
 
 def run_cell(method: str, quantization: str) -> Cell:
     command = [sys.executable, "-m", "benchmarks.tuning", "--cell", method, quantization]
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         return {"error": (done.stderr.strip().splitlines() or ["no message"])[-1][:200]}
     cell: Cell = json.loads(done.stdout)

@@ -153,7 +153,8 @@ def _median(batches: Sequence[Batch]) -> Batch:
 
 def _advice(recipe: Recipe, lengths: Lengths, device: str, free: int) -> str:
     """The first change, or the shortest row of changes, with which every stage fits."""
-    changed, said = recipe, []
+    changed = recipe
+    said: list[str] = []
     for words, update in _changes(recipe):
         alone = _updated(recipe, update)
         if max(stage.total for stage in memory_of(alone, lengths, device).values()) <= free:
