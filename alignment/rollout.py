@@ -43,13 +43,13 @@ class Experience:
         return Experience(*(getattr(self, name)[index] for name in self.__dataclass_fields__))
 
 
-def sample(engine: Engine, rows: Sequence[Row], config: PPOConfig, seeds: Sequence[str]) -> list[Completion]:
-    """One response per prompt by the policy: no grammar and no top-p, or the KL estimate would be of another policy."""
+def sample(
+    engine: Engine, rows: Sequence[Row], config: PPOConfig, seeds: Sequence[str], role: str = "policy"
+) -> list[Completion]:
+    """One response per prompt: no grammar and no top-p, or the KL estimate would be of another policy."""
     return engine.generate(
         [
-            Request(
-                row["prompt"], role="policy", max_tokens=config.max_tokens, temperature=config.temperature, seed=seed
-            )
+            Request(row["prompt"], role=role, max_tokens=config.max_tokens, temperature=config.temperature, seed=seed)
             for row, seed in zip(rows, seeds, strict=True)
         ]
     )

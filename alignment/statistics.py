@@ -34,13 +34,19 @@ def auc(positive: Sequence[float], negative: Sequence[float]) -> float:
 
 
 def paired_bootstrap(
-    statistic: Callable[[np.ndarray], float], n: int, seed: int = 0, resamples: int = 1000, level: float = 0.95
-) -> Interval:
-    """Any statistic of row numbers, resampled by rows: keeps what belongs together together."""
+    statistic: Callable[[np.ndarray], float | None], n: int, seed: int = 0, resamples: int = 1000, level: float = 0.95
+) -> Interval | None:
+    """Any statistic of row numbers, resampled by rows: keeps what belongs together together.
+
+    None where the statistic is undefined (None) on the rows themselves; resamples on which it is undefined are left
+    out.
+    """
+    value = statistic(np.arange(n))
+    if value is None:
+        return None
     rng = np.random.default_rng(seed)
     draws = [statistic(rng.integers(0, n, n)) for _ in range(resamples)]
-    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
-    value = statistic(np.arange(n))
+    low, high = np.quantile([d for d in draws if d is not None], [(1 - level) / 2, (1 + level) / 2])
     return _interval(value, low, high, n, level, f"percentile bootstrap over rows, {resamples} resamples")
 
 
@@ -48,6 +54,16 @@ def correlation(x: Sequence[float], y: Sequence[float]) -> float | None:
     """Pearson's r, or None where one side is constant."""
     a, b = np.asarray(x, float), np.asarray(y, float)
     return float(np.corrcoef(a, b)[0, 1]) if len(a) > 1 and a.std() > 0 and b.std() > 0 else None
+
+
+def spearman(x: Sequence[float], y: Sequence[float]) -> float | None:
+    """Spearman's rank correlation (1904): Pearson's r of the ranks, ties sharing their mean rank."""
+    return correlation(_ranks(x), _ranks(y))
+
+
+def _ranks(values: Sequence[float]) -> np.ndarray:
+    _, inverse, counts = np.unique(np.asarray(values, float), return_inverse=True, return_counts=True)
+    return (np.cumsum(counts) - (counts - 1) / 2)[inverse]
 
 
 def _interval(value: float, low: float, high: float, n: int, level: float, method: str) -> Interval:
