@@ -7,14 +7,14 @@ its confidence max(p, 1 - p), and it is right where that text is the chosen one;
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
+
+from alignment.statistics import Numbers
 
 BINS = 15
 
 
-def fit_temperature(differences: Sequence[float]) -> float:
+def fit_temperature(differences: Numbers) -> float:
     """The T > 0 with the smallest negative log-likelihood, mean log(1 + exp(-d / T)), of d = r_chosen - r_rejected [N].
 
     The likelihood is concave in 1 / T, so its slope is bisected. T stays within 1/1000 to 1000 times the root mean
@@ -35,18 +35,18 @@ def sigmoid(x: np.ndarray) -> np.ndarray:
     return 0.5 * (1 + np.tanh(0.5 * x))
 
 
-def probabilities(differences: Sequence[float], temperature: float) -> np.ndarray:
+def probabilities(differences: Numbers, temperature: float) -> np.ndarray:
     """P(chosen is preferred) [N] of d = r_chosen - r_rejected [N]."""
     return sigmoid(np.asarray(differences, float) / temperature)
 
 
-def brier(chosen: Sequence[float]) -> float:
+def brier(chosen: Numbers) -> float:
     """Mean of (1 - p)^2 over p = P(chosen is preferred) [N]: 0 is perfect, 0.25 is a coin (Brier 1950, who sums over
     both outcomes, which is twice this)."""
     return float(((1 - np.asarray(chosen, float)) ** 2).mean())
 
 
-def reliability(chosen: Sequence[float], bins: int = BINS) -> list[dict[str, float]]:
+def reliability(chosen: Numbers, bins: int = BINS) -> list[dict[str, float]]:
     """The reliability curve of p = P(chosen is preferred) [N]: for each bin that is not empty its mean ``confidence``,
     its ``accuracy`` and its ``n``. Bins have equal width in confidence, from 0.5 to 1."""
     p = np.asarray(chosen, float)
@@ -59,7 +59,7 @@ def reliability(chosen: Sequence[float], bins: int = BINS) -> list[dict[str, flo
     ]
 
 
-def expected_calibration_error(chosen: Sequence[float], bins: int = BINS) -> float:
+def expected_calibration_error(chosen: Numbers, bins: int = BINS) -> float:
     """ECE: the mean of |accuracy - confidence| over the bins of ``reliability``, weighted by their n (Guo et al. 2017,
     equation 3). Even perfect probabilities have an ECE above 0 in a small sample."""
     curve = reliability(chosen, bins)

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 
 from alignment import calibration
-from alignment.statistics import auc, bootstrap, correlation, paired_bootstrap, spearman, wilson
+from alignment.statistics import Numbers, auc, bootstrap, correlation, paired_bootstrap, spearman, wilson
 
 FEWEST = 4  # pairs, of which half fit the temperature
 
 
-def pair_results(chosen: Sequence[float], rejected: Sequence[float], lengths: Sequence[int]) -> dict[str, Any]:
+def pair_results(chosen: Numbers, rejected: Numbers, lengths: Sequence[int]) -> dict[str, Any]:
     """Figures of N pairs: ``pair_accuracy`` (a tie is wrong), ``auc``, and the calibration of the pairs' probabilities.
 
     The ``temperature`` is fitted on one random half of the pairs; ``ece`` (15 bins of equal width in confidence
@@ -41,7 +41,7 @@ def pair_results(chosen: Sequence[float], rejected: Sequence[float], lengths: Se
 
 
 def score_results(
-    predicted: Sequence[float], scores: Sequence[float], lengths: Sequence[int], constant: float | None = None
+    predicted: Numbers, scores: Numbers, lengths: Sequence[int], constant: float | None = None
 ) -> dict[str, Any]:
     """Figures of N predicted scores: ``pearson`` and ``spearman`` correlation, ``mae`` in the unit of the scores, and
     ``mae_of_constant``, that of predicting ``constant`` for every text (the mean of the training scores)."""

@@ -46,7 +46,7 @@ def sides_of(config: RewardConfig) -> tuple[str, ...]:
 
 
 def refuse_other_kind(config: RewardConfig, rows: Sequence[Row], kind: str = "preference") -> None:
-    """Raises UsageError where a row is a score and the loss wants pairs, or the reverse, and where there are no rows."""
+    """Raises UsageError where a row is a score and the loss wants pairs, or the reverse, or there are no rows."""
     if not rows:
         raise UsageError("the reward model has no rows to learn from; give data.pairs, or a reward.function")
     for number, row in enumerate(rows, 1):

@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
+Numbers = Sequence[float] | np.ndarray
 Interval = dict[str, Any]  # {"value", "low", "high", "n", "level", "method"}
 
 
-def bootstrap(values: Sequence[float], seed: int = 0, resamples: int = 2000, level: float = 0.95) -> Interval:
+def bootstrap(values: Numbers, seed: int = 0, resamples: int = 2000, level: float = 0.95) -> Interval:
     """Mean with its percentile bootstrap interval (Efron 1979). For a paired difference pass the differences."""
     data = np.asarray(values, dtype=float)
     draws = np.random.default_rng(seed).integers(0, len(data), (resamples, len(data)))
@@ -27,7 +28,7 @@ def wilson(successes: int, n: int, level: float = 0.95) -> Interval:
     return _interval(p, max(centre - half, 0.0), min(centre + half, 1.0), n, level, "Wilson score")
 
 
-def auc(positive: Sequence[float], negative: Sequence[float]) -> float:
+def auc(positive: Numbers, negative: Numbers) -> float:
     """Probability that a positive scores above a negative, ties counted half (Mann-Whitney)."""
     a, b = np.asarray(positive, float)[:, None], np.asarray(negative, float)[None, :]
     return float((a > b).mean() + 0.5 * (a == b).mean())
@@ -50,18 +51,18 @@ def paired_bootstrap(
     return _interval(value, low, high, n, level, f"percentile bootstrap over rows, {resamples} resamples")
 
 
-def correlation(x: Sequence[float], y: Sequence[float]) -> float | None:
+def correlation(x: Numbers, y: Numbers) -> float | None:
     """Pearson's r, or None where one side is constant."""
     a, b = np.asarray(x, float), np.asarray(y, float)
     return float(np.corrcoef(a, b)[0, 1]) if len(a) > 1 and a.std() > 0 and b.std() > 0 else None
 
 
-def spearman(x: Sequence[float], y: Sequence[float]) -> float | None:
+def spearman(x: Numbers, y: Numbers) -> float | None:
     """Spearman's rank correlation (1904): Pearson's r of the ranks, ties sharing their mean rank."""
     return correlation(_ranks(x), _ranks(y))
 
 
-def _ranks(values: Sequence[float]) -> np.ndarray:
+def _ranks(values: Numbers) -> np.ndarray:
     _, inverse, counts = np.unique(np.asarray(values, float), return_inverse=True, return_counts=True)
     return (np.cumsum(counts) - (counts - 1) / 2)[inverse]
 
