@@ -43,7 +43,7 @@ def refuse_nan(stage: str, step: int, *values: float) -> None:
 
 @contextmanager
 def explained(stage: str, run: RunDir) -> Iterator[None]:
-    """Inside, running out of memory is a JuntoError and a full disk a SetupError; the last checkpoint is as it was."""
+    """Inside, a full disk and a full memory are SetupErrors; the last checkpoint is as it was."""
     try:
         yield
     except (RuntimeError, MemoryError, OSError, SafetensorError) as error:
@@ -53,7 +53,7 @@ def explained(stage: str, run: RunDir) -> Iterator[None]:
                 f"or make adapters smaller by backbone.lora.rank; {_kept(stage, run)}"
             ) from error
         if _memory_is_full(error):
-            raise JuntoError(
+            raise SetupError(
                 f"{stage}: out of memory; {LESS_MEMORY[stage]} {AGAIN}, or set backbone.quantization to nf4, or "
                 f"backbone.model to a smaller one, and add --fresh; {_kept(stage, run)}"
             ) from error

@@ -88,8 +88,8 @@ def evaluate_reward(
     if config.normalize == "reference":
         if reference is None:
             raise ValueError("normalize: reference needs samples of the SFT model")
-        encoded = [encode_scored(backbone.chat, p, r)[: config.max_length] for p, r in zip(*reference(), strict=True)]
-        texts = _score_all(backbone, encoded, size)
+        samples = [encode_scored(backbone.chat, p, r) for p, r in zip(*reference(), strict=True)]
+        texts = _score_all(backbone, samples, size)
     gain, bias = backbone.scales["reward"] = unit if config.normalize == "none" else _standard(texts)
     lengths = [len(text) for example in examples for text in example.texts]
     if config.loss == "regression":

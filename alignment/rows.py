@@ -50,7 +50,7 @@ def refuse_other_kind(config: RewardConfig, rows: Sequence[Row], kind: str = "pr
     if not rows:
         raise UsageError("the reward model has no rows to learn from; give data.pairs, or a reward.function")
     for number, row in enumerate(rows, 1):
-        if not all(side in row for side in sides_of(config)):
+        if isinstance(row, dict) and not all(side in row for side in sides_of(config)):
             wants, has, other = "pairs of chosen and rejected", "a score", "regression"
             if config.loss == "regression":
                 wants, has, other = "scored texts", "a pair", "bradley_terry or margin_ranking"

@@ -30,8 +30,9 @@ def wilson(successes: int, n: int, level: float = 0.95) -> Interval:
 
 def auc(positive: Numbers, negative: Numbers) -> float:
     """Probability that a positive scores above a negative, ties counted half (Mann-Whitney)."""
-    a, b = np.asarray(positive, float)[:, None], np.asarray(negative, float)[None, :]
-    return float((a > b).mean() + 0.5 * (a == b).mean())
+    n, m = len(positive), len(negative)
+    above = _ranks([*positive, *negative])[:n].sum() - n * (n + 1) / 2
+    return float(above / (n * m))
 
 
 def paired_bootstrap(

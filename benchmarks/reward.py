@@ -78,13 +78,15 @@ def vader(path: Path) -> tuple[list[Row], list[Row]]:
 def length_baseline(train: list[Row], held_out: list[Row]) -> tuple[str, dict[str, Any]]:
     """The answer with more characters, or with fewer: whichever is right more often on the pairs to learn from."""
 
-    def lengths(rows: list[Row], sign: int) -> list[list[int]]:
-        return [[sign * len(row[side]) for row in rows] for side in ("chosen", "rejected")]
+    def lengths(rows: list[Row], side: str) -> np.ndarray:
+        return np.array([len(row[side]) for row in rows])
 
-    longer = np.greater(*lengths(train, 1)).mean() >= np.less(*lengths(train, 1)).mean()
-    chosen, rejected = lengths(held_out, 1 if longer else -1)
-    results = pair_results(chosen, rejected, [abs(n) for n in chosen + rejected])
-    return f"the {'longer' if longer else 'shorter'} answer", results
+    longer = (lengths(train, "chosen") > lengths(train, "rejected")).mean()
+    shorter = (lengths(train, "chosen") < lengths(train, "rejected")).mean()
+    chosen, rejected = lengths(held_out, "chosen"), lengths(held_out, "rejected")
+    sign = 1 if longer >= shorter else -1
+    results = pair_results(sign * chosen, sign * rejected, [*chosen, *rejected])
+    return f"the {'longer' if sign > 0 else 'shorter'} answer", results
 
 
 def bag_of_words(texts: Sequence[str]) -> Any:
@@ -109,8 +111,8 @@ def bag_of_words_pairs(train: list[Row], held_out: list[Row]) -> dict[str, Any]:
         Cs=np.logspace(-4, 1, 11), cv=5, fit_intercept=False, max_iter=1000, scoring="accuracy"
     )
     model.fit(difference.multiply(sign[:, None]).tocsr(), sign)
-    scores = [features(held_out, side) @ model.coef_[0] for side in ("chosen", "rejected")]
-    return pair_results(*scores, [len(row[side]) for side in ("chosen", "rejected") for row in held_out])
+    chosen, rejected = (features(held_out, side) @ model.coef_[0] for side in ("chosen", "rejected"))
+    return pair_results(chosen, rejected, [len(row[side]) for side in ("chosen", "rejected") for row in held_out])
 
 
 def ridge(train: list[Row], held_out: list[Row]) -> dict[str, Any]:

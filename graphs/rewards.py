@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ from alignment.engine import Engine
 from alignment.errors import UsageError
 from alignment.reward_metrics import pair_results, score_results
 from alignment.run_dir import RunDir
-from alignment.scoring import Scorer, function_scorer
+from alignment.scoring import Prompt, Scorer, function_scorer
 from graphs.modules import load_function
 from graphs.tasks import Row
 
@@ -22,6 +23,20 @@ def scorer(config: RewardConfig, engine: Engine) -> Scorer:
         return engine.score
     found = load_function(config.function)
     return function_scorer(found.call, found.name)
+
+
+class FunctionScorer:
+    """A recipe's reward function as what explanations ask; ``fingerprint`` is of the file that it is in."""
+
+    note = ""
+
+    def __init__(self, function: str) -> None:
+        found = load_function(function)
+        self.fingerprint = json.dumps({"function": found.name, "sha256": found.sha256})
+        self._score = function_scorer(found.call, found.name)
+
+    def score(self, prompt: Prompt, texts: list[str]) -> list[float]:
+        return self._score([prompt] * len(texts), texts)
 
 
 def function_results(config: RewardConfig, rows: Sequence[Row], chat: ChatFormat) -> dict[str, Any]:

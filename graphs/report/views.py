@@ -69,6 +69,7 @@ def key_figures(stages: Json) -> list[tuple[str, str, str]]:
         ("Reward, paired difference", part(evaluate, "reward", "difference"), None),
         ("KL to the SFT adapter, nats", part(evaluate, "kl"), None),
         ("Reward model, pair accuracy", part(reward, "pair_accuracy"), formats.percent),
+        ("Reward model, Pearson correlation", part(reward, "pearson"), None),
     ]
     figures = []
     for label, i, form in wanted:
@@ -108,7 +109,7 @@ def stage_views(status: Json, metrics: Sequence[Json]) -> list[Json]:
                 "charts": [*charts(key, metrics), *([drawn] if drawn else [])],
                 "undefined": undefined(key, metrics),
                 "counts": [(k, [formats.number(part(counts, k).get(s)) for s in SPLITS]) for k in counts],
-                "notes": [str(note) for part_of in notes for note in part_of],
+                "notes": [str(note) for some in notes for note in some if note is not None],
                 "results": [] if evaluation else result_rows(rest),
                 "methods": "" if evaluation else methods(list(rest.values())),
             }

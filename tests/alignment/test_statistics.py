@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from alignment import statistics
 
@@ -17,6 +19,12 @@ def test_auc_by_hand() -> None:
     # pairs: 3>1, 3>2, 2>1 are right, 2=2 counts half: 3.5 of 4
     assert statistics.auc([3, 2], [1, 2]) == pytest.approx(3.5 / 4)
     assert statistics.auc([1.0], [1.0]) == 0.5
+
+
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=12), st.lists(st.integers(0, 5), min_size=1, max_size=12))
+def test_auc_is_the_share_of_pairs(a: list[int], b: list[int]) -> None:
+    share = np.mean([1.0 if x > y else 0.5 if x == y else 0.0 for x in a for y in b])
+    assert statistics.auc(a, b) == pytest.approx(share)
 
 
 def test_bootstrap_covers_the_mean() -> None:
