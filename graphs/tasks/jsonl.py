@@ -120,27 +120,25 @@ def _rows(path: Path, parse: Callable[[Any], Row], options: Options, notes: list
         try:
             row = parse(read())
         except ValueError as error:
-            skipped.append(_refused(path, place, str(error), options))
+            skipped.append(f"{place}: {error}")
             continue
         if options.system and row["prompt"] and row["prompt"][0]["role"] != "system":
             row["prompt"] = [{"role": "system", "content": options.system}, *row["prompt"]]
         rows.append(row | {"source": f"{path.name}, {place}"})
-    _note_skipped(path, skipped, notes)
+    _malformed(path, skipped, options, notes)
     return rows
 
 
-def _refused(path: Path, place: str, reason: str, options: Options) -> str:
-    """What is said of a row that is left out; UsageError where the recipe refuses it."""
+def _malformed(path: Path, found: list[str], options: Options, notes: list[str]) -> None:
+    """A note that counts and names malformed rows, or the UsageError where the recipe refuses them."""
+    if not found:
+        return
+    also = _listed([said.partition(":")[0] for said in found[1:]])
     if options.bad_rows == "refuse":
-        raise UsageError(f"{path}, {place}: {reason}; correct the row, or set data.bad_rows: skip")
-    return f"{place}: {reason}"
-
-
-def _note_skipped(path: Path, skipped: list[str], notes: list[str]) -> None:
-    if skipped:
-        also = _listed([said.partition(":")[0] for said in skipped[1:]])
-        also = f"; also {also}" if also else ""
-        notes.append(f"{path.name}: {len(skipped)} malformed rows left out (the first, {skipped[0]}{also})")
+        more = f" ({len(found)} malformed rows; also {also})" if also else ""
+        raise UsageError(f"{path}, {found[0]}; correct the row, or set data.bad_rows: skip{more}")
+    also = f"; also {also}" if also else ""
+    notes.append(f"{path.name}: {len(found)} malformed rows left out (the first, {found[0]}{also})")
 
 
 def _listed(names: list[str]) -> str:
@@ -162,8 +160,8 @@ def _one_kind(path: Path, rows: list[Row], options: Options, notes: list[str]) -
             continue
         this, that = ("a score", "a pair") if "score" in row else ("a pair", "a score")
         reason = f"this row is {this} and {_place(rows[0])} is {that}; expected one kind in a file"
-        skipped.append(_refused(path, _place(row), reason, options))
-    _note_skipped(path, skipped, notes)
+        skipped.append(f"{_place(row)}: {reason}")
+    _malformed(path, skipped, options, notes)
     return kept
 
 

@@ -172,7 +172,7 @@ def test_every_row_says_where_it_comes_from(tmp_path):
     assert sources == {f"good-pairs.jsonl, line {i}" for i in range(1, 21)}
 
 
-def test_skipped_rows_are_counted_and_named_by_line(tmp_path):
+def test_malformed_rows_are_counted_and_named_by_line(tmp_path):
     lines = [json.dumps(row) for row in good("pairs")]
     for at in (2, 5, 7, 11, 13, 17):
         lines[at] = json.dumps({"prompt": "a", "chosen": "b"})
@@ -180,6 +180,9 @@ def test_skipped_rows_are_counted_and_named_by_line(tmp_path):
     [note] = jsonl.load(options(tmp_path, pairs="m.jsonl", bad_rows="skip"), 0, tmp_path).notes
     assert note.startswith('m.jsonl: 6 malformed rows left out (the first, line 3: "rejected" is missing')
     assert note.endswith("; also line 6, line 8, line 12, 2 more)")
+    said = refusal(tmp_path, pairs="m.jsonl")
+    assert said.startswith(f"{tmp_path}/m.jsonl, line 3: ")
+    assert said.endswith("skip (6 malformed rows; also line 6, line 8, line 12, 2 more)")
 
 
 DIALOGUE = "\n\nHuman: How?\n\nAssistant: "
