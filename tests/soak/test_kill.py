@@ -31,6 +31,7 @@ SMALL = [
     "evaluate.n=32",
     "evaluate.max_tokens=16",
     "council.rounds=1",
+    "data.lines=80",
     "data.pairs=40",
 ]
 # where the signal falls: a stage, and how far it has come
