@@ -19,7 +19,7 @@ from langgraph.runtime import Runtime
 from alignment.engine import Engine, Request
 from alignment.run_dir import Report, RunDir, write_atomic
 from alignment.scoring import Scorer
-from alignment.statistics import Interval, bootstrap, wilson
+from alignment.statistics import Interval, bootstrap, paired_wilson, wilson
 from graphs.recipe import EvaluateConfig, load_recipe, load_task
 from graphs.rewards import scorer
 
@@ -114,9 +114,7 @@ def aggregate(state: State, runtime: Runtime[Context]) -> State:
         solved = {
             "sft": wilson(sum(s["solved"] for s in sft), len(sft)),
             "policy": wilson(sum(s["solved"] for s in policy), len(policy)),
-            "difference": bootstrap(
-                [float(p["solved"]) - float(s["solved"]) for s, p in zip(sft, policy, strict=True)]
-            ),
+            "difference": paired_wilson([s["solved"] for s in sft], [p["solved"] for p in policy]),
         }
     kl = bootstrap([s["kl"] for s in policy])
     results = {"split": "validation", "n": len(sft), "reward": reward, "solved": solved, "kl": kl}

@@ -15,6 +15,23 @@ def test_wilson_by_hand() -> None:
     assert statistics.wilson(0, 20)["low"] == 0 and statistics.wilson(0, 20)["high"] > 0.1
 
 
+def test_paired_wilson_on_a_published_table() -> None:
+    """Bentur et al. 2009, from Fagerland, Lydersen & Laake, Statistical Analysis of Contingency Tables, chapter 8."""
+    first = [True] * 2 + [False] * 19
+    second = [True, False] + [True] * 7 + [False] * 12
+    interval = statistics.paired_wilson(second, first)
+    assert interval["value"] == pytest.approx(-6 / 21)
+    assert (interval["low"], interval["high"]) == pytest.approx((-0.507, -0.026), abs=2e-3)
+
+
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=40))
+def test_paired_wilson_is_antisymmetric_and_never_a_point(pairs: list[tuple[bool, bool]]) -> None:
+    first, second = [a for a, _ in pairs], [b for _, b in pairs]
+    there, back = statistics.paired_wilson(first, second), statistics.paired_wilson(second, first)
+    assert (there["low"], there["high"]) == pytest.approx((-back["high"], -back["low"]))
+    assert -1 <= there["low"] <= there["value"] <= there["high"] <= 1 and there["high"] - there["low"] > 0.01
+
+
 def test_auc_by_hand() -> None:
     # pairs: 3>1, 3>2, 2>1 are right, 2=2 counts half: 3.5 of 4
     assert statistics.auc([3, 2], [1, 2]) == pytest.approx(3.5 / 4)
