@@ -17,6 +17,8 @@ from alignment.run_dir import RunDir
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 MEMORY = ("not enough memory", "can't allocate memory", "out of memory", "bad_alloc")
+# what torch.save says when its file takes no more: it does not hand on the system's error
+UNWRITTEN = ("inline_container.cc", "PytorchStreamWriter")
 LESS_MEMORY = {
     "sft": "lower sft.batch_size or sft.max_length",
     "reward": "lower reward.batch_size or reward.max_length",
@@ -68,8 +70,10 @@ def _kept(stage: str, run: RunDir) -> str:
 def _disk_is_full(error: BaseException) -> bool:
     if isinstance(error, OSError):
         return error.errno in FULL
-    found = re.search(r"os error (\d+)", str(error))  # safetensors says it in words
-    return isinstance(error, SafetensorError) and found is not None and int(found[1]) in FULL
+    if isinstance(error, SafetensorError):  # has the system's error in words
+        found = re.search(r"os error (\d+)", str(error))
+        return found is not None and int(found[1]) in FULL
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in UNWRITTEN)
 
 
 def _memory_is_full(error: BaseException) -> bool:

@@ -45,11 +45,19 @@ def train(model: Path, run: RunDir, report: Any = lambda event: None, **settings
         train_reward(backbone_of(model), config, PAIRS, PAIRS, run, 0, report)
 
 
-def digest(folder: Path) -> dict[str, str]:
+def tune(model: Path, run: RunDir, report: Any = lambda event: None, **settings: Any) -> None:
+    config = SFTConfig(**({"steps": 6, "batch_size": 2, "checkpoint_every": 2} | settings))
+    rows = [{"prompt": row["prompt"], "completion": "the fox"} for row in PAIRS]
+    with explained("sft", run):
+        train_sft(backbone_of(model), config, rows, rows, run, 0, report)
+
+
+def digest(folder: Path, stage: str) -> dict[str, str]:
     """Every file of the last checkpoint."""
-    last = checkpoint.latest(folder / "checkpoints" / "reward")
+    last = checkpoint.latest(folder / "checkpoints" / stage)
     assert last is not None
-    return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(last.iterdir())}
+    files = [p for p in sorted(last.rglob("*")) if p.is_file()]
+    return {str(p.relative_to(last)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 
 
 @contextmanager
@@ -79,10 +87,8 @@ def test_a_loss_that_is_no_number(tiny_model: Path, tmp_path: Path) -> None:
 
 
 def test_supervised_tuning_stops_too(tiny_model: Path, tmp_path: Path) -> None:
-    rows = [{"prompt": row["prompt"], "completion": "the fox"} for row in PAIRS]
-    config = SFTConfig(steps=6, batch_size=2, learning_rate=1e37, warmup_steps=0, checkpoint_every=1)
     with pytest.raises(JuntoError, match=r"sft step \d: .*lower sft.learning_rate or raise sft.warmup_steps"):
-        train_sft(backbone_of(tiny_model), config, rows, rows, new_run(tmp_path), 0, lambda event: None)
+        tune(tiny_model, new_run(tmp_path), learning_rate=1e37, warmup_steps=0, checkpoint_every=1)
 
 
 def test_ppo_names_its_own_settings() -> None:
@@ -91,31 +97,38 @@ def test_ppo_names_its_own_settings() -> None:
     refuse_nan("ppo", 3, 1.0, 2.0)
 
 
-def test_a_full_disk(tiny_model: Path, tmp_path: Path) -> None:
-    """Files may grow no larger than half of a checkpoint: the next one cannot be written."""
+@pytest.mark.parametrize(
+    ("stage", "share"),
+    [("reward", 0.5), ("sft", 0.5), ("sft", 1.5)],
+    ids=["reward", "the adapter of sft", "the moments of sft"],
+)
+def test_a_full_disk(tiny_model: Path, tmp_path: Path, stage: str, share: float) -> None:
+    """Files may grow no larger than a share of the adapter: the second checkpoint cannot be written."""
+    work = {"reward": train, "sft": tune}[stage]
     straight, run = new_run(tmp_path / "straight"), new_run(tmp_path / "full")
-    train(tiny_model, straight)
+    work(tiny_model, straight)
+    adapter = (straight.path / "adapters" / stage / "adapter.safetensors").stat().st_size
+    hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
     before: dict[str, str] = {}
-    with pytest.raises(SetupError) as caught:
-        size = 0
 
-        def fill(event: Row) -> None:
-            nonlocal size
-            if event["step"] == 3 and not before:
-                before.update(digest(run.path))
-                size = (run.path / "checkpoints/reward/step-000002/tensors.safetensors").stat().st_size
-                resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+    def fill(event: Row) -> None:
+        if event["step"] == 3 and not before:
+            before.update(digest(run.path, stage))
+            resource.setrlimit(resource.RLIMIT_FSIZE, (int(share * adapter), hard))
 
-        with limited(resource.RLIMIT_FSIZE, resource.getrlimit(resource.RLIMIT_FSIZE)[0]):
-            train(tiny_model, run, fill)
+    with (
+        limited(resource.RLIMIT_FSIZE, resource.getrlimit(resource.RLIMIT_FSIZE)[0]),
+        pytest.raises(SetupError) as caught,
+    ):
+        work(tiny_model, run, fill)
     said = str(caught.value)
-    assert said.startswith(f"reward: no space left for {run.path}; free some") and "\n" not in said
+    assert said.startswith(f"{stage}: no space left for {run.path}; free some") and "\n" not in said
     for setting in ("--runs-root", "JUNTO_RUNS", "backbone.lora.rank"):
         assert setting in said
     assert said.endswith("the checkpoint of step 2 is intact")
-    assert digest(run.path) == before and not (run.path / "checkpoints/reward/.writing").exists()
-    train(tiny_model, run)  # there is room again
-    assert run.results("reward") == straight.results("reward")
+    assert digest(run.path, stage) == before and not (run.path / "checkpoints/reward/.writing").exists()
+    work(tiny_model, run)  # there is room again
+    assert run.results(stage) == straight.results(stage)
 
 
 def test_a_status_that_cannot_be_written_leaves_the_old_one(tmp_path: Path) -> None:
