@@ -35,9 +35,7 @@ DATA = Path(os.environ.get("JUNTO_DATA") or Path(__file__).parents[2] / "shared"
 TRAIN_PAIRS = 2000
 # a 4-bit base would be no smaller in what counts here, time: its weights are unpacked for every batch
 BACKBONE = BackboneConfig(quantization="none", compute_dtype="bfloat16")
-PAIRS = RewardConfig(
-    loss="bradley_terry", steps=125, batch_size=16, warmup_steps=10, max_length=192, checkpoint_every=5
-)
+PAIRS = RewardConfig(loss="bradley_terry", steps=250, warmup_steps=10, max_length=192, checkpoint_every=10)
 SCORES = RewardConfig(loss="regression", steps=420, batch_size=16, warmup_steps=10, max_length=128, checkpoint_every=20)
 
 
