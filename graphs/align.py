@@ -38,6 +38,7 @@ from graphs.tasks import TaskData
 # sections that decide what is trained and measured: a run goes on only with the same ones
 FIXED = ("seed", "task", "data", "backbone", "sft", "reward", "ppo", "evaluate")
 SITTINGS = 4
+VERDICTS = {True: "solved", False: "not solved", None: "no checker to say whether it is solved"}
 PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "trl", "langgraph", "langchain-core", "lime", "alibi")
 
 
@@ -175,7 +176,7 @@ def council(state: State, runtime: Runtime[Context]) -> State:
                     "step": step,
                     "total": SITTINGS,
                     "metrics": {},
-                    "message": f"{question}: {'solved' if result['solved'] else 'not solved'}",
+                    "message": f"{question}: {VERDICTS[result['solved']]}",
                 }
             )
             if {True, False} <= set(verdicts) or (verdicts[-1] is None and step == 2):
