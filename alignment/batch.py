@@ -31,9 +31,10 @@ def encode_completion(chat: ChatFormat, row: dict[str, Any]) -> tuple[list[int],
     return before + after, [-100] * len(before) + after
 
 
-def encode_scored(chat: ChatFormat, prompt: Sequence[dict[str, str]], response: str) -> list[int]:
-    """Ids of a text that gets a scalar: it is read at the response's last token that is not white space."""
-    return chat.prompt_ids(prompt) + chat.text_ids(response.rstrip())
+def encode_scored(chat: ChatFormat, prompt: Sequence[dict[str, str]], response: str, drop: int = 0) -> list[int]:
+    """Ids of a text that gets a scalar: it is read at the response's last token that is not white space. ``drop``
+    tokens of the prompt's contents are left out, from the beginning on."""
+    return chat.prompt_ids(prompt, drop) + chat.text_ids(response.rstrip())
 
 
 def token_logprobs(

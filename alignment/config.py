@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+LongRowChoice = Literal["refuse", "skip", "cut"]
 
 
 class Settings(BaseModel):
@@ -40,20 +42,55 @@ class SFTConfig(Settings):
     batch_size: int = Field(16, ge=1, description="rows per step")
     learning_rate: float = Field(5e-4, gt=0, description="peak learning rate of AdamW, linear decay")
     warmup_steps: int = Field(5, ge=0, description="optimizer steps of linear warm-up")
-    max_length: int = Field(512, ge=8, description="tokens per row; longer rows are refused or cut, with a notice")
+    max_length: int = Field(512, ge=8, description="tokens per row")
+    long_rows: LongRowChoice = Field("cut", description="rows above max_length: refuse, skip, or cut their end")
     checkpoint_every: int = Field(10, ge=1, description="optimizer steps between checkpoints")
 
 
 class RewardConfig(Settings):
-    """Reward model: a LoRA adapter and a scalar head, trained on pairs with the margin ranking loss."""
+    """Reward model: a LoRA adapter and a scalar head, trained on pairs or on scores; or a function, untrained."""
 
+    function: str | None = Field(
+        None,
+        description="a Python function (prompt, response) -> number that is the reward, in place of a trained one: "
+        "'my_rewards.py:length', relative to the recipe, or 'package.module:length'",
+    )
+    loss: Literal["margin_ranking", "bradley_terry", "regression"] = Field(
+        "margin_ranking", description="margin_ranking and bradley_terry learn from pairs, regression from scores"
+    )
     steps: int = Field(60, ge=1, description="optimizer steps")
-    batch_size: int = Field(8, ge=1, description="pairs per step")
+    batch_size: int = Field(8, ge=1, description="pairs per step, or scored texts")
     learning_rate: float = Field(3e-4, gt=0, description="peak learning rate of AdamW, linear decay")
     warmup_steps: int = Field(5, ge=0, description="optimizer steps of linear warm-up")
-    margin: float = Field(1.0, ge=0, description="margin m of max(0, m - (r_chosen - r_rejected))")
-    max_length: int = Field(512, ge=8, description="tokens per row")
+    margin: float | None = Field(
+        None,
+        ge=0,
+        description="margin between chosen and rejected, of pairs that bring none; null: 1 for margin_ranking, 0 for "
+        "bradley_terry",
+    )
+    center_coef: float = Field(
+        0.0, ge=0, description="weight of the mean of (r_chosen + r_rejected)^2, which keeps rewards around 0"
+    )
+    normalize: Literal["validation", "reference", "none"] = Field(
+        "validation",
+        description="texts on which rewards get mean 0 and standard deviation 1: the held-out ones, samples of the SFT "
+        "model on training prompts (reference), or none: rewards stay as they were learned",
+    )
+    reference_samples: int = Field(64, ge=2, description="samples of the SFT model for normalize: reference")
+    max_length: int = Field(512, ge=8, description="tokens of a prompt and its response")
+    long_rows: LongRowChoice = Field(
+        "cut",
+        description="rows above max_length: refuse, skip, or cut; the prompt loses its beginning first, then the "
+        "response its end",
+    )
     checkpoint_every: int = Field(10, ge=1, description="optimizer steps between checkpoints")
+
+    @model_validator(mode="after")
+    def _pairs_or_scores(self) -> RewardConfig:
+        if self.loss == "regression" and (self.margin is not None or self.center_coef):
+            key = "center_coef" if self.margin is None else "margin"
+            raise ValueError(f"{key} belongs to losses of pairs, and loss is regression; leave it out")
+        return self
 
 
 class PPOConfig(Settings):

@@ -7,11 +7,30 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 
 def margin_ranking_loss(chosen: Tensor, rejected: Tensor, margin: float | Tensor = 1.0) -> Tensor:
     """Mean of max(0, m - (r_chosen - r_rejected)) over pairs [N]; ``margin`` is one number or one per pair [N]."""
     return (margin - (chosen - rejected)).clamp(min=0).mean()
+
+
+def bradley_terry_loss(chosen: Tensor, rejected: Tensor, margin: float | Tensor = 0.0) -> Tensor:
+    """Mean of -log sigmoid(r_chosen - r_rejected - m) over pairs [N]: the negative log-likelihood, in nats, of
+    Bradley and Terry's model (1952). ``margin``, one number or one per pair [N], is Llama 2's (arXiv 2307.09288,
+    equation 2)."""
+    return -functional.logsigmoid(chosen - rejected - margin).mean()
+
+
+def regression_loss(scores: Tensor, targets: Tensor) -> Tensor:
+    """Mean squared error of scores [N] against targets [N]."""
+    return ((scores - targets) ** 2).mean()
+
+
+def centring_penalty(chosen: Tensor, rejected: Tensor) -> Tensor:
+    """Mean of (r_chosen + r_rejected)^2 over pairs [N]: pair losses know differences only, this keeps rewards around 0
+    (Eisenstein et al. 2023, arXiv 2312.09244)."""
+    return ((chosen + rejected) ** 2).mean()
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:

@@ -15,11 +15,12 @@ from alignment.backbone import Backbone
 from alignment.config import PPOConfig
 from alignment.decoding import Completion
 from alignment.engine import Engine
-from alignment.errors import JuntoError
+from alignment.failures import refuse_nan
 from alignment.losses import explained_variance, masked_mean, policy_loss, value_loss
 from alignment.rollout import Experience, experience, response_logprobs, response_values, sample
 from alignment.run_dir import Report, RunDir, StageLog
 from alignment.schedule import adamw, batch_indices, set_learning_rate
+from alignment.scoring import Scorer
 
 Row = dict[str, Any]
 Check = Callable[[str, str], bool | None]
@@ -27,12 +28,26 @@ SAMPLES_PER_ITERATION = 4
 
 
 def train_ppo(
-    engine: Engine, config: PPOConfig, prompts: list[Row], check: Check, run: RunDir, seed: int, report: Report
+    engine: Engine,
+    config: PPOConfig,
+    prompts: list[Row],
+    check: Check,
+    run: RunDir,
+    seed: int,
+    report: Report,
+    score: Scorer | None = None,
 ) -> None:
-    """Trains ``policy`` and ``value`` from ``sft`` and ``reward``, or goes on from the last iteration on disk."""
+    """Trains ``policy`` from ``sft``, and ``value`` from ``reward``, or goes on from the last iteration on disk.
+
+    ``score`` gives the rewards; None: the engine's reward model. Where there is none, ``value`` is a new adapter.
+    """
     backbone = engine.backbone
+    score = score or engine.score
     backbone.add_role("policy", seed=seed, copy_of="sft")
-    backbone.add_role("value", seed=seed, copy_of="reward")
+    learned = "reward" in backbone.roles
+    backbone.add_role("value", seed=seed, copy_of="reward" if learned else None)
+    if not learned:  # a head that knows nothing should say nothing
+        torch.nn.init.zeros_(backbone.heads["value"].weight)
     optimizers = {
         "policy": adamw(backbone.parameters("policy"), config.learning_rate),
         "value": adamw(backbone.parameters("value"), config.value_learning_rate),
@@ -55,15 +70,10 @@ def train_ppo(
         # the random stream of a rollout is named by its number in the whole training
         seeds = [f"{seed}/ppo/{iteration * config.batch_size + i}" for i in range(config.batch_size)]
         completions = sample(engine, rows, config, seeds)
-        scores = _scores(engine, rows, completions, config)
+        scores = _scores(score, rows, completions, config)
         exp = experience(backbone, rows, completions, scores, config)
         metrics = _rollout_metrics(exp, completions, config) | _solved(rows, completions, check)
-        metrics |= _update(backbone, optimizers, exp, config, f"{seed}/{iteration}")
-        if metrics["loss/policy_avg"] != metrics["loss/policy_avg"]:
-            raise JuntoError(
-                f"ppo iteration {iteration + 1}: the loss is not a number; lower ppo.learning_rate, raise ppo.kl_coef "
-                "or set backbone.compute_dtype to float32, and run the same command again"
-            )
+        metrics |= _update(backbone, optimizers, exp, config, f"{seed}/{iteration}", iteration + 1)
         log.step(iteration + 1, metrics, int(exp.mask.sum()))
         run.append("samples.jsonl", _samples(rows, completions, scores, check, iteration + 1))
         tensors = {f"{role}:{name}": w for role in optimizers for name, w in backbone.weights(role).items()}
@@ -78,13 +88,18 @@ def train_ppo(
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def _scores(engine: Engine, rows: Sequence[Row], completions: Sequence[Completion], config: PPOConfig) -> list[float]:
-    raw = engine.score([row["prompt"] for row in rows], [c.text for c in completions])
+def _scores(score: Scorer, rows: Sequence[Row], completions: Sequence[Completion], config: PPOConfig) -> list[float]:
+    raw = score([row["prompt"] for row in rows], [c.text for c in completions])
     return [s - config.missing_eos_penalty * (c.finish != "eos") for s, c in zip(raw, completions, strict=True)]
 
 
 def _update(
-    backbone: Backbone, optimizers: dict[str, torch.optim.Optimizer], exp: Experience, config: PPOConfig, seed: str
+    backbone: Backbone,
+    optimizers: dict[str, torch.optim.Optimizer],
+    exp: Experience,
+    config: PPOConfig,
+    seed: str,
+    iteration: int,
 ) -> dict[str, float]:
     """Epochs of minibatches. Forward and backward of one role before the other's: see ``alignment.backbone``."""
     rows = list(range(len(exp.ids)))
@@ -95,8 +110,8 @@ def _update(
         for part in range(config.minibatches):
             batch = exp.rows(torch.tensor(rows[part :: config.minibatches]))
             steps.append(
-                _policy_step(backbone, optimizers["policy"], batch, config)
-                | _value_step(backbone, optimizers["value"], batch, config)
+                _policy_step(backbone, optimizers["policy"], batch, config, iteration)
+                | _value_step(backbone, optimizers["value"], batch, config, iteration)
             )
         if config.target_kl is not None and steps[-1]["policy/approxkl_avg"] > config.target_kl:
             break
@@ -104,13 +119,14 @@ def _update(
 
 
 def _policy_step(
-    backbone: Backbone, optimizer: torch.optim.Optimizer, batch: Experience, config: PPOConfig
+    backbone: Backbone, optimizer: torch.optim.Optimizer, batch: Experience, config: PPOConfig, iteration: int
 ) -> dict[str, float]:
     with backbone.role("policy", train=True):
         logp, _ = response_logprobs(backbone, batch.ids, batch.mask, batch.response, config.temperature)
         loss, stats = policy_loss(logp, batch.logp, batch.advantages, batch.response.float(), config.clip_range)
         loss.backward()
         norm = clip_grad_norm_(backbone.parameters("policy"), config.max_grad_norm)
+        refuse_nan("ppo", iteration, loss.item(), norm.item())
         optimizer.step()
         optimizer.zero_grad()
     return {
@@ -123,13 +139,14 @@ def _policy_step(
 
 
 def _value_step(
-    backbone: Backbone, optimizer: torch.optim.Optimizer, batch: Experience, config: PPOConfig
+    backbone: Backbone, optimizer: torch.optim.Optimizer, batch: Experience, config: PPOConfig, iteration: int
 ) -> dict[str, float]:
     with backbone.role("value", train=True):
         values = response_values(backbone, batch.ids, batch.mask, batch.response)
         loss = value_loss(values, batch.values, batch.returns, batch.response.float(), config.value_clip_range)
         (config.value_coef * loss).backward()
-        clip_grad_norm_(backbone.parameters("value"), config.max_grad_norm)
+        norm = clip_grad_norm_(backbone.parameters("value"), config.max_grad_norm)
+        refuse_nan("ppo", iteration, loss.item(), norm.item())
         optimizer.step()
         optimizer.zero_grad()
     return {"loss/value_avg": loss.item()}

@@ -12,9 +12,10 @@ from torch import Tensor
 from alignment.backbone import Backbone
 from alignment.batch import pad, token_logprobs
 from alignment.config import PPOConfig
-from alignment.decoding import Completion
+from alignment.decoding import Completion, Prompt
 from alignment.engine import Engine, Request
 from alignment.losses import advantages, token_rewards, whiten
+from alignment.schedule import batch_indices
 
 Row = dict[str, Any]
 
@@ -43,16 +44,25 @@ class Experience:
         return Experience(*(getattr(self, name)[index] for name in self.__dataclass_fields__))
 
 
-def sample(engine: Engine, rows: Sequence[Row], config: PPOConfig, seeds: Sequence[str]) -> list[Completion]:
-    """One response per prompt by the policy: no grammar and no top-p, or the KL estimate would be of another policy."""
+def sample(
+    engine: Engine, rows: Sequence[Row], config: PPOConfig, seeds: Sequence[str], role: str = "policy"
+) -> list[Completion]:
+    """One response per prompt: no grammar and no top-p, or the KL estimate would be of another policy."""
     return engine.generate(
         [
-            Request(
-                row["prompt"], role="policy", max_tokens=config.max_tokens, temperature=config.temperature, seed=seed
-            )
+            Request(row["prompt"], role=role, max_tokens=config.max_tokens, temperature=config.temperature, seed=seed)
             for row, seed in zip(rows, seeds, strict=True)
         ]
     )
+
+
+def reference_samples(
+    engine: Engine, rows: Sequence[Row], config: PPOConfig, n: int, seed: int
+) -> tuple[list[Prompt], list[str]]:
+    """``n`` prompts and what the SFT model answers: the texts that PPO starts from. The same ones for the same seed."""
+    drawn = [rows[i] for i in batch_indices(len(rows), n, 0, f"{seed}/reference/prompts")]
+    written = sample(engine, drawn, config, [f"{seed}/reference/{i}" for i in range(n)], role="sft")
+    return [row["prompt"] for row in drawn], [completion.text for completion in written]
 
 
 def experience(

@@ -18,6 +18,8 @@ from alignment.backbone import Backbone
 from alignment.batch import encode_completion, pad, token_logprobs
 from alignment.config import SFTConfig
 from alignment.errors import UsageError
+from alignment.failures import refuse_nan
+from alignment.rows import place_of
 from alignment.run_dir import Report, RunDir, StageLog
 from alignment.schedule import length_grouped
 
@@ -74,7 +76,8 @@ def _encode(backbone: Backbone, rows: list[Row], max_length: int) -> list[dict[s
         ids, labels = ids[:max_length], labels[:max_length]
         if all(label == -100 for label in labels):
             raise UsageError(
-                f"supervised row {number}: the prompt alone fills sft.max_length ({max_length} tokens); raise it"
+                f"{place_of(row, number, 'supervised')}: the prompt alone fills sft.max_length ({max_length} tokens); "
+                "raise it, or set sft.long_rows to skip"
             )
         encoded.append({"input_ids": ids, "labels": labels})
     return encoded
@@ -156,6 +159,7 @@ class _Progress(TrainerCallback):
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
         if not logs or "loss" not in logs:
             return
+        refuse_nan("sft", state.global_step, *(logs[k] for k in ("loss", "grad_norm") if k in logs))
         metrics: dict[str, float] = {k: logs[k] for k in ("loss", "grad_norm", "learning_rate") if k in logs}
         self.log.step(state.global_step, metrics, state.num_input_tokens_seen - self.tokens)
         self.tokens = state.num_input_tokens_seen

@@ -31,8 +31,10 @@ from agents.config import CouncilConfig, ExpertConfig
 from agents.thought import Thought, Tree, line, merge, read, step_grammar, vote
 from alignment.engine import Completion, Engine, Request
 from alignment.run_dir import RunDir, write_atomic
+from alignment.scoring import Scorer
 from graphs.recipe import load_recipe, load_task
 from graphs.report import write_report
+from graphs.rewards import scorer
 
 Event = dict[str, Any]
 
@@ -77,6 +79,7 @@ class Context:
     config: CouncilConfig
     thread: str = "council"
     persona: str = ""  # of experts that have none of their own
+    score: Scorer | None = None  # None: the engine's reward model, where it has one
 
     def expert(self, name: str) -> ExpertConfig:
         return next(e for e in self.config.experts if e.name == name)
@@ -153,22 +156,23 @@ def judge(state: State, runtime: Runtime[Context]) -> State:
     prompt = c.task.prompt(state["question"], (), c.persona)
     prompts = [prompt] * len(new)
     texts = ["\n".join([*line(state["tree"], t.parent), t.text]) for t in new]
-    scores: Sequence[float | None] = c.engine.score(prompts, texts) if new and _has(c, "reward") else [None] * len(new)
+    score = c.score or (c.engine.score if _has(c, "reward") else None)
+    scores: Sequence[float | None] = score(prompts, texts) if new and score else [None] * len(new)
     values: Sequence[float | None] = (
         c.engine.score(prompts, texts, role="value") if new and _has(c, "value") else [None] * len(new)
     )
     tree: Tree = {}
     seats: dict[str, Seat] = {}
-    for thought, score, value in zip(new, scores, values, strict=True):
+    for thought, reward, value in zip(new, scores, values, strict=True):
         limit = c.config.leave_below
-        critic = value if value is not None else score
+        critic = value if value is not None else reward
         if thought.status == "active" and limit is not None and critic is not None and critic < limit:
             reason = f"the critic gives this line {critic:+.2f}"
             thought = thought.model_copy(update={"status": "left", "reason": reason})
-        thought = thought.model_copy(update={"score": score, "value": value})
+        thought = thought.model_copy(update={"score": reward, "value": value})
         tree[thought.id] = thought
         seats[thought.expert] = _moved(state["seats"][thought.expert], thought)
-        about = {"expert": thought.expert, "round": number, "text": thought.text, "score": score}
+        about = {"expert": thought.expert, "round": number, "text": thought.text, "score": reward}
         runtime.stream_writer({"kind": "thought", **about})
         if thought.status in ("left", "pruned"):
             runtime.stream_writer({"kind": "left", **about, "reason": thought.reason})
@@ -254,7 +258,14 @@ def run_council(
     task = load_task(recipe.task, run_dir.path)
     question = task.validate_question(question)
     with Engine.open(run_dir.path) as engine:
-        context = Context(engine, task, recipe.council, thread or question, recipe.data.get("system", ""))
+        context = Context(
+            engine,
+            task,
+            recipe.council,
+            thread or question,
+            recipe.data.get("system", ""),
+            scorer(recipe.reward, engine) if recipe.reward.function else None,
+        )
         result = sit(context, question, on_event, run_dir.path / "threads.sqlite", thread)
     keep(run_dir, result)
     write_report(run_dir.path)

@@ -18,8 +18,10 @@ from langgraph.runtime import Runtime
 
 from alignment.engine import Engine, Request
 from alignment.run_dir import Report, RunDir, write_atomic
+from alignment.scoring import Scorer
 from alignment.statistics import Interval, bootstrap, paired_wilson, wilson
 from graphs.recipe import EvaluateConfig, load_recipe, load_task
+from graphs.rewards import scorer
 
 ARMS = ("sft", "policy")
 CHUNK = 16  # prompts per batch; fixed, because the shape of a batch decides how bfloat16 sums are rounded
@@ -42,6 +44,7 @@ class Context:
     config: EvaluateConfig
     run: RunDir
     report: Report
+    score: Scorer
 
 
 def generate(state: State, runtime: Runtime[Context]) -> State:
@@ -79,7 +82,7 @@ def score(state: State, runtime: Runtime[Context]) -> State:
     c = runtime.context
     prompts = {row["id"]: row["prompt"] for row in c.prompts}
     samples = state["samples"]
-    rewards = c.engine.score([prompts[s["id"]] for s in samples], [s["text"] for s in samples])
+    rewards = c.score([prompts[s["id"]] for s in samples], [s["text"] for s in samples])
     policy = [s for s in samples if s["arm"] == "policy"]
     asked = [prompts[s["id"]] for s in policy]
     ids = [s["ids"] for s in policy]
@@ -143,7 +146,13 @@ def run_evaluate(run: Path, overrides: Sequence[str], report: Report) -> dict[st
     folder.path.mkdir(parents=True)
     with Engine.open(run_dir.path) as engine:
         context = Context(
-            engine, data.prompts["validation"][: recipe.evaluate.n], task.check, recipe.evaluate, folder, report
+            engine,
+            data.prompts["validation"][: recipe.evaluate.n],
+            task.check,
+            recipe.evaluate,
+            folder,
+            report,
+            scorer(recipe.reward, engine),
         )
         results = graph.invoke({}, context=context)["results"]
     write_atomic(folder.path / "results.json", json.dumps(results, indent=1) + "\n")

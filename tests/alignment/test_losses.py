@@ -104,3 +104,27 @@ def test_explained_variance() -> None:
     returns, mask = torch.tensor([[1.0, 2.0, 3.0, 50.0]]), torch.tensor([[1.0, 1.0, 1.0, 0.0]])
     assert losses.explained_variance(returns, returns, mask).item() == pytest.approx(1.0)
     assert losses.explained_variance(torch.zeros(1, 4), returns, mask).item() == pytest.approx(0.0)
+
+
+def test_bradley_terry_by_hand() -> None:
+    chosen, rejected = torch.tensor([math.log(3.0), 0.0]), torch.tensor([0.0, 0.0])
+    # sigmoid(log 3) = 3/4, sigmoid(0) = 1/2: (-log 3/4 - log 1/2) / 2
+    assert losses.bradley_terry_loss(chosen, rejected).item() == pytest.approx(-math.log(3 / 8) / 2)
+    # margins log 3 and log 2: sigmoid(0) = 1/2, sigmoid(-log 2) = 1/3
+    margin = torch.tensor([math.log(3.0), math.log(2.0)])
+    assert losses.bradley_terry_loss(chosen, rejected, margin).item() == pytest.approx(-math.log(1 / 6) / 2)
+
+
+def test_bradley_terry_is_finite_where_the_sigmoid_is_not() -> None:
+    chosen = torch.tensor([-300.0], requires_grad=True)
+    loss = losses.bradley_terry_loss(chosen, torch.tensor([300.0]))
+    loss.backward()
+    assert loss.item() == 600 and chosen.grad is not None and chosen.grad.item() == pytest.approx(-1)
+
+
+def test_regression_and_centring_by_hand() -> None:
+    # (1 - 3)^2 = 4, (0 - (-1))^2 = 1
+    assert losses.regression_loss(torch.tensor([1.0, 0.0]), torch.tensor([3.0, -1.0])).item() == pytest.approx(2.5)
+    # (2 - 1)^2 = 1, (3 + 1)^2 = 16, (-2 + 2)^2 = 0
+    penalty = losses.centring_penalty(torch.tensor([2.0, 3.0, -2.0]), torch.tensor([-1.0, 1.0, 2.0]))
+    assert penalty.item() == pytest.approx(17 / 3)

@@ -38,6 +38,12 @@ def test_auc_by_hand() -> None:
     assert statistics.auc([1.0], [1.0]) == 0.5
 
 
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=12), st.lists(st.integers(0, 5), min_size=1, max_size=12))
+def test_auc_is_the_share_of_pairs(a: list[int], b: list[int]) -> None:
+    share = np.mean([1.0 if x > y else 0.5 if x == y else 0.0 for x in a for y in b])
+    assert statistics.auc(a, b) == pytest.approx(share)
+
+
 def test_bootstrap_covers_the_mean() -> None:
     """The 95 % interval holds the true mean in about 95 % of samples."""
     rng = np.random.default_rng(0)
@@ -51,3 +57,20 @@ def test_bootstrap_covers_the_mean() -> None:
 def test_correlation_of_a_constant_is_undefined() -> None:
     assert statistics.correlation([1, 1, 1], [1, 2, 3]) is None
     assert statistics.correlation([1, 2, 3], [2, 4, 6]) == pytest.approx(1.0)
+
+
+def test_spearman_by_hand() -> None:
+    # ranks 1 2.5 2.5 4 and 1 2 3 4, less their mean 2.5: products 2.25 + 2.25, squares 4.5 and 5
+    assert statistics.spearman([1, 5, 5, 9], [-3, 0, 10, 11]) == pytest.approx(4.5 / np.sqrt(4.5 * 5))
+    assert statistics.spearman([1, 2, 3], [1, 10, 1e6]) == pytest.approx(1.0)
+
+
+def test_a_bootstrap_leaves_out_where_the_statistic_is_undefined() -> None:
+    x, y = [0.0, 1.0, 2.0], [0.0, 1.0, 0.0]
+
+    def slope(i: np.ndarray) -> float | None:
+        return statistics.correlation([x[j] for j in i], [y[j] for j in i])
+
+    interval = statistics.paired_bootstrap(slope, 3)  # of three rows, many resamples are constant
+    assert interval is not None and -1 <= interval["low"] <= 0 <= interval["high"] <= 1
+    assert statistics.paired_bootstrap(lambda i: None, 3) is None
