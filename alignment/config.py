@@ -22,6 +22,14 @@ class LoraSettings(Settings):
     alpha: float = Field(32.0, gt=0, description="the update is scaled by alpha / rank")
 
 
+class VirtualTokens(Settings):
+    """Trained vectors before every text: keys and values of each layer (prefix tuning, arXiv 2101.00190), or input
+    embeddings (prompt tuning, arXiv 2104.08691)."""
+
+    kind: Literal["prefix", "prompt"] = Field(description="where the vectors enter")
+    count: int = Field(ge=1, description="how many tokens they stand for")
+
+
 class BackboneConfig(Settings):
     """The one causal language model that every role shares."""
 
@@ -38,13 +46,66 @@ class BackboneConfig(Settings):
 class SFTConfig(Settings):
     """Supervised fine-tuning by TRL's SFTTrainer, loss on the completion only."""
 
+    method: Literal["lora", "qlora", "full", "prefix", "prompt"] = Field(
+        "lora",
+        description="what is trained: low-rank adapters (lora; on nf4 weights it is qlora), the weights themselves "
+        "(full), keys and values before the text (prefix), or embeddings before the text (prompt)",
+    )
+    virtual_tokens: int = Field(20, ge=1, description="length of the trained prefix or prompt, in tokens")
     steps: int = Field(100, ge=1, description="optimizer steps")
     batch_size: int = Field(16, ge=1, description="rows per step")
+    gradient_accumulation: int = Field(
+        1, ge=1, description="parts that the rows of a step are computed in, one after the other: the same step"
+    )
+    packing: bool = Field(False, description="rows share sequences of up to max_length tokens instead of padding")
+    gradient_checkpointing: bool = Field(
+        False, description="keep each layer's input only and compute the rest again: less memory, more time"
+    )
+    optimizer: Literal["adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit"] = Field(
+        "adamw", description="AdamW; with moments in 8 bits; with moments in paged memory (CUDA)"
+    )
     learning_rate: float = Field(5e-4, gt=0, description="peak learning rate of AdamW, linear decay")
     warmup_steps: int = Field(5, ge=0, description="optimizer steps of linear warm-up")
     max_length: int = Field(512, ge=8, description="tokens per row")
     long_rows: LongRowChoice = Field("cut", description="rows above max_length: refuse, skip, or cut their end")
     checkpoint_every: int = Field(10, ge=1, description="optimizer steps between checkpoints")
+
+    @property
+    def virtual(self) -> VirtualTokens | None:
+        """The virtual tokens that the method trains; they leave no room for other adapters on the model."""
+        if self.method == "prefix" or self.method == "prompt":
+            return VirtualTokens(kind=self.method, count=self.virtual_tokens)
+        return None
+
+
+def tuning_conflict(backbone: BackboneConfig, sft: SFTConfig) -> tuple[str, str] | None:
+    """The first key of ``sft`` that does not go with the others, and why; None where all is well."""
+    if sft.method == "qlora" and backbone.quantization != "nf4":
+        return "method", (
+            f"qlora is LoRA on 4-bit weights, and backbone.quantization is {backbone.quantization!r}; "
+            "set backbone.quantization: nf4, or sft.method: lora"
+        )
+    if sft.method == "full" and backbone.quantization != "none":
+        return "method", (
+            f"full tuning changes the weights themselves, and backbone.quantization is {backbone.quantization!r}; "
+            "set backbone.quantization: none"
+        )
+    if sft.method == "prefix" and sft.gradient_checkpointing:
+        return "gradient_checkpointing", (
+            "a trained prefix stands in the key-value cache, which gradient checkpointing cannot keep; "
+            "set it to false, or sft.method: prompt"
+        )
+    if sft.virtual and sft.packing:
+        return "packing", (
+            f"with sft.method: {sft.method} every row starts with its own virtual tokens, so rows cannot share a "
+            "sequence; set it to false"
+        )
+    if sft.batch_size % sft.gradient_accumulation:
+        return "gradient_accumulation", (
+            f"{sft.batch_size} rows (sft.batch_size) cannot be cut into {sft.gradient_accumulation} equal parts; "
+            "take a divisor"
+        )
+    return None
 
 
 class RewardConfig(Settings):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from alignment.backbone import Backbone
-from alignment.batch import pad, token_logprobs
+from alignment.batch import pad, token_logprobs_and_entropy
 from alignment.config import PPOConfig
 from alignment.decoding import Completion, Prompt
 from alignment.engine import Engine, Request
@@ -101,7 +101,7 @@ def response_logprobs(
     """Log-probabilities and entropies [B, R] of the response tokens under the role that is entered."""
     start = ids.shape[1] - response.shape[1]
     wanted = torch.cat([torch.zeros((len(ids), start), dtype=torch.bool), response], dim=1)
-    logp, entropy = token_logprobs(backbone, ids, mask, wanted, temperature)
+    logp, entropy = token_logprobs_and_entropy(backbone, ids, mask, wanted, temperature)
     return logp[:, start:], entropy[:, start:]
 
 

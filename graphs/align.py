@@ -1,5 +1,7 @@
 """The ``align`` graph: data, sft, reward, ppo, evaluate, council, report: one run directory, resumable anywhere.
 
+A recipe's ``stop_after`` leads from that stage to the report; without it the same run goes on later.
+
 The run directory is the only record of what is done: a node whose stage is finished loads its adapter and goes on.
 """
 
@@ -9,6 +11,7 @@ import os
 import platform
 import shutil
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -24,6 +27,7 @@ from langgraph.runtime import Runtime
 
 from alignment.backbone import Backbone
 from alignment.batch import encode_completion
+from alignment.config import BackboneConfig
 from alignment.engine import Engine
 from alignment.failures import explained
 from alignment.ppo import train_ppo
@@ -41,6 +45,7 @@ from graphs.report import write_report
 from graphs.resume import prepare_resume
 from graphs.tasks import TaskData
 
+STOPS = ("sft", "reward", "ppo")  # where a recipe may end
 SITTINGS = 4
 VERDICTS = {True: "solved", False: "not solved", None: "no checker to say whether it is solved"}
 PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "trl", "langgraph", "langchain-core", "lime", "alibi")
@@ -64,7 +69,9 @@ class Context:
     @cached_property
     def backbone(self) -> Backbone:
         self.report({"stage": "load", "step": 0, "total": 1, "metrics": {}, "message": self.recipe.backbone.model})
-        return Backbone(self.recipe.backbone)
+        config = BackboneConfig(**{**self.recipe.backbone.model_dump(), "model": self.run.backbone()["model"]})
+        tunes_it = self.recipe.sft.method == "full" and not self.run.done("sft")
+        return Backbone(config, master_weights=tunes_it)
 
     @cached_property
     def engine(self) -> Engine:
@@ -233,8 +240,18 @@ def build() -> StateGraph:
         builder.add_node(node.__name__, node)
     names = [START, *(node.__name__ for node in nodes), END]
     for before, after in zip(names, names[1:], strict=False):
-        builder.add_edge(before, after)
+        if before in STOPS:
+            builder.add_conditional_edges(before, _next(before, after), [after, "report"])
+        else:
+            builder.add_edge(before, after)
     return builder
+
+
+def _next(stage: str, after: str) -> Callable[[State, Runtime[Context]], str]:
+    def following(state: State, runtime: Runtime[Context]) -> str:
+        return "report" if runtime.context.recipe.stop_after == stage else after
+
+    return following
 
 
 graph = build().compile(name="align")

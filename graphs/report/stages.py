@@ -76,6 +76,8 @@ RESULTS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "validation_loss": ("Validation loss, nats per token", number),
     "perplexity": ("Perplexity", number),
     "tokens": ("Tokens trained on", number),
+    "trained_parameters": ("Trained parameters", number),
+    "method": ("Method", str),
     "pair_accuracy": ("Held-out pair accuracy", percent),
     "auc": ("Held-out AUC", number),
     "pearson": ("Held-out Pearson correlation with the scores", number),
