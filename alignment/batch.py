@@ -37,21 +37,25 @@ def encode_scored(chat: ChatFormat, prompt: Sequence[dict[str, str]], response: 
 
 
 def token_logprobs(
-    backbone: Any, ids: Tensor, mask: Tensor, wanted: Tensor, temperature: float = 1.0
+    backbone: Any, ids: Tensor, mask: Tensor, wanted: Tensor, temperature: float = 1.0, entropy_grad: bool = False
 ) -> tuple[Tensor, Tensor]:
     """Log-probabilities of tokens given what stands before them, under the role that is entered.
 
     ``ids``, ``mask``: int64 [B, T]; ``wanted``: bool [B, T], never at column 0. Returns float32 [B, T] of
     log p(ids[:, t] | ids[:, :t]) with logits divided by ``temperature``, and the entropy of each distribution in
-    nats; both 0 where not wanted. Logits are computed at wanted positions only.
+    nats (with a gradient only on ``entropy_grad``); both 0 where not wanted. Logits are computed at wanted positions
+    only.
     """
     hidden = backbone.hidden(ids, mask).last_hidden_state[:, :-1]
     chosen = wanted[:, 1:]
     logits = backbone.logits(hidden[chosen]) / temperature
     logp = logits.log_softmax(-1)
     values = logp.gather(-1, ids[:, 1:][chosen].unsqueeze(-1)).squeeze(-1)
-    entropies = -(logp.detach().exp() * logp.detach()).sum(-1)
-    out = torch.zeros(ids.shape, dtype=torch.float32, device=ids.device)
-    entropy = torch.zeros_like(out)
-    entropy[:, 1:] = entropy[:, 1:].masked_scatter(chosen, entropies)
-    return torch.cat([out[:, :1], out[:, 1:].masked_scatter(chosen, values)], dim=1), entropy
+    measured = logp if entropy_grad else logp.detach()
+    entropies = -(measured.exp() * measured).sum(-1)
+    zeros = torch.zeros(ids.shape, dtype=torch.float32, device=ids.device)
+
+    def spread(found: Tensor) -> Tensor:
+        return torch.cat([zeros[:, :1], zeros[:, 1:].masked_scatter(chosen, found)], dim=1)
+
+    return spread(values), spread(entropies)

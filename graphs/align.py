@@ -31,7 +31,7 @@ from alignment.run_dir import Report, RunDir
 from alignment.sft import train_sft
 from graphs import council as council_graph
 from graphs import evaluate as evaluate_graph
-from graphs.recipe import Recipe, load_task, resolved
+from graphs.recipe import Recipe, load_recipe, load_task, resolved
 from graphs.report import write_report
 from graphs.tasks import TaskData
 
@@ -54,6 +54,7 @@ class Context:
     data: TaskData
     run: RunDir
     report: Report
+    base: Path  # what the recipe's relative paths are relative to
     _engines: list[Engine] = field(default_factory=list)
 
     @cached_property
@@ -121,8 +122,12 @@ def reward(state: State, runtime: Runtime[Context]) -> State:
 
 def ppo(state: State, runtime: Runtime[Context]) -> State:
     c = runtime.context
-    if not c.finished("ppo", "policy", "value"):
-        train_ppo(c.engine, c.recipe.ppo, c.data.prompts["train"], c.task.check, c.run, c.recipe.seed, c.report)
+    config = c.recipe.ppo
+    if not c.finished("ppo", "policy", *(("value",) if config.has_value_model else ())):
+        prompts = c.data.prompts["train"]
+        train_ppo(
+            c.engine, config, prompts, c.task.check, c.run, c.recipe.seed, c.report, corpus=_corpus(c.recipe, c.base)
+        )
     return {"done": [*state["done"], "ppo"]}
 
 
@@ -218,7 +223,8 @@ def run_align(recipe: Recipe, base: Path, runs_root: Path, fresh: bool, report: 
             shutil.rmtree(run.path)
         if (run.path / "config.yaml").exists():
             _refuse_another_recipe(run, recipe)
-        context = Context(recipe, task, rows, run, report)
+        context = Context(recipe, task, rows, run, report, base)
+        _corpus(recipe, base)  # a missing file is said before anything is trained
         run.create(resolved(recipe), environment(recipe) | {"base": str(base.resolve())})
         run.set_status("running")
         try:
@@ -230,6 +236,19 @@ def run_align(recipe: Recipe, base: Path, runs_root: Path, fresh: bool, report: 
         finally:
             context.close()
     return run.path
+
+
+def _corpus(recipe: Recipe, base: Path) -> str:
+    """The plain text of the pretraining loss; empty where the recipe names none."""
+    if recipe.ppo.ptx_corpus is None:
+        return ""
+    path = base / Path(os.path.expandvars(recipe.ppo.ptx_corpus)).expanduser()
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(
+            f"ppo.ptx_corpus: {path} cannot be read as UTF-8 text ({error}); the path is relative to the recipe"
+        ) from None
 
 
 def environment(recipe: Recipe) -> dict[str, Any]:
@@ -269,7 +288,8 @@ def _installed(name: str) -> bool:
 
 
 def _refuse_another_recipe(run: RunDir, recipe: Recipe) -> None:
-    before, now = run.config(), recipe.model_dump(mode="json")
+    # read as a recipe, so that a setting that is new since then has its default
+    before, now = load_recipe(run.path / "config.yaml").model_dump(mode="json"), recipe.model_dump(mode="json")
     changed = [key for section in FIXED for key in _differences(before.get(section), now[section], section)]
     if changed:
         raise UsageError(
