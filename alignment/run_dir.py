@@ -24,7 +24,7 @@ Event = dict[str, Any]
 Report = Callable[[Event], None]  # takes {"stage", "step", "total", "metrics", "tokens_per_second", "eta_seconds"}
 
 TIME_COLUMNS = ("seconds", "tokens_per_second")
-STAGES = ("data", "sft", "reward", "ppo", "evaluate")
+STAGES = ("data", "sft", "reward", "ppo", "evaluate", "council")
 
 
 def write_atomic(path: Path, text: str) -> None:

@@ -41,8 +41,8 @@ def paired_wilson(first: Sequence[bool], second: Sequence[bool]) -> Interval:
     a, b = wilson(both + lost, n), wilson(both + won, n)
     margins = (both + lost) * (won + neither) * (both + won) * (lost + neither)
     product = both * neither - lost * won
-    product = max(product - n / 2, 0.0) if product > 0 else product  # Newcombe's continuity correction
-    phi = product / margins**0.5 if margins else 0.0
+    corrected = max(product - n / 2, 0.0) if product > 0 else product  # Newcombe's continuity correction
+    phi = corrected / margins**0.5 if margins else 0.0
 
     def spread(one: float, other: float) -> float:
         return float(np.sqrt(one**2 - 2 * phi * one * other + other**2))

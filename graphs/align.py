@@ -185,7 +185,7 @@ def council(state: State, runtime: Runtime[Context]) -> State:
             )
             if {True, False} <= set(verdicts) or (verdicts[-1] is None and step == 2):
                 break
-        results = {"sittings": len(verdicts), "solved": verdicts.count(True)}
+        results = {"sittings": len(verdicts), "sittings_solved": verdicts.count(True)}
         done = {"step": len(verdicts), "total": len(verdicts), "seconds": round(time.monotonic() - began, 1)}
         c.run.set_stage("council", state="done", results=results, **done)
     return {"done": [*state["done"], "council"]}

@@ -18,6 +18,7 @@ STAGES = {
     "reward": "Reward model",
     "ppo": "Proximal policy optimization (PPO)",
     "evaluate": "Held-out evaluation",
+    "council": "Council sittings, for illustration",
 }
 
 
@@ -85,6 +86,8 @@ RESULTS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "val/ratio": ("Mean probability ratio, last iteration", number),
     "policy/clipfrac_avg": ("Clipped tokens, last iteration", percent),
     "solved": ("Rollouts solved, last iteration", percent),
+    "sittings": ("Sittings", number),
+    "sittings_solved": ("Sittings that ended solved", number),
     "eos_rate": ("Rollouts ended, last iteration", percent),
 }
 
