@@ -18,7 +18,8 @@ from alignment.engine import Engine
 
 @dataclass(frozen=True)
 class Choice:
-    """The text that was chosen, its score by whatever chose last, and every token that was written or judged for it."""
+    """The text that was chosen, its score by whatever chose last, and every token that was written for it or read by
+    the judge, who reads a text from its beginning each time."""
 
     text: str
     score: float
@@ -67,6 +68,6 @@ def guided(
         for place, i in enumerate(going):
             own = range(place * k, (place + 1) * k)
             best = max(own, key=lambda j: values[j])
-            spent = sum(2 * written[j].tokens for j in own)  # written once, judged once
+            spent = sum(written[j].tokens + len(engine.backbone.chat.text_ids(texts[j])) for j in own)
             found[i] = Choice(texts[best], values[best], found[i].tokens + spent, written[best].finish == "eos")
     return found

@@ -6,38 +6,28 @@ and in the number of steps per batch, which the config fixes.
 
 from __future__ import annotations
 
-import random
 import shutil
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
-from torch.nn.utils import clip_grad_norm_
+from accelerate import PartialState
+from accelerate.utils import gather_object
 
 from alignment import checkpoint
 from alignment.backbone import Backbone
-from alignment.batch import pad, token_logprobs
 from alignment.config import PPOConfig
-from alignment.decoding import Completion, Prompt
+from alignment.decoding import Prompt
 from alignment.engine import Engine
 from alignment.errors import JuntoError
-from alignment.losses import (
-    adapt_kl_coef,
-    adapt_kl_old_coef,
-    explained_variance,
-    kl_k2,
-    masked_mean,
-    policy_loss,
-    value_loss,
-)
-from alignment.rollout import Experience, experience, response_logprobs, response_values, sample
+from alignment.losses import adapt_kl_coef, adapt_kl_old_coef, explained_variance, masked_mean
+from alignment.rollout import Experience, Rollout, assemble, measure, sample
 from alignment.run_dir import Report, RunDir, StageLog
 from alignment.schedule import adamw, batch_indices, set_learning_rate
+from alignment.update import State, update
 
 Row = dict[str, Any]
 Check = Callable[[str, str], bool | None]
 Scorer = Callable[[Sequence[Prompt], Sequence[str]], Sequence[float]]
-State = dict[str, Any]  # what changes besides weights: KL coefficients and the moments of the scores
 SAMPLES_PER_ITERATION = 4
 
 
@@ -55,9 +45,12 @@ def train_ppo(
     """Trains ``policy`` (and ``value``) from ``sft`` and ``reward``, or goes on from the last iteration on disk.
 
     ``score`` gives the scalar of each response, by default the reward model's; ``corpus`` is the plain text of the
-    pretraining loss. Raises JuntoError when the loss is not a number or the ratio blows up.
+    pretraining loss. Under ``accelerate launch`` every process makes ``batch_size`` rollouts, the update is that of
+    all of them together, and the first process alone writes. Raises JuntoError when a loss is not a number or the
+    ratio blows up.
     """
     backbone = engine.backbone
+    world = PartialState(cpu=backbone.device.type == "cpu")
     score = score or engine.score
     backbone.add_role("policy", seed=seed, copy_of="sft")
     optimizers = {"policy": adamw(backbone.parameters("policy"), config.learning_rate)}
@@ -74,43 +67,58 @@ def train_ppo(
             own = {k.removeprefix(f"{role}:"): v for k, v in tensors.items() if k.startswith(f"{role}:")}
             backbone.set_weights(role, own)
         start, state = kept["step"], {name: kept[name] for name in state}
-    run.rewind("samples.jsonl", "ppo", start)
-    log = StageLog(run, "ppo", config.iterations, start, report)
+    world.wait_for_everyone()
+    log = None
+    if world.is_main_process:
+        run.rewind("samples.jsonl", "ppo", start)
+        log = StageLog(run, "ppo", config.iterations, start, report)
     metrics: dict[str, float] = {}
     for iteration in range(start, config.iterations):
         for role, peak in (("policy", config.learning_rate), ("value", config.value_learning_rate)):
             if role in optimizers:
                 set_learning_rate(optimizers[role], peak, iteration, config.iterations, config.warmup_iterations)
-        rows = _rows(prompts, config, iteration, seed)
+        total = config.batch_size * world.num_processes
+        rows = _rows(prompts, config, total, iteration, seed)
         # the random stream of a rollout is named by its number in the whole training
-        seeds = [f"{seed}/ppo/{iteration * config.batch_size + i}" for i in range(config.batch_size)]
-        completions = sample(engine, rows, config, seeds)
-        raw = score([row["prompt"] for row in rows], [c.text for c in completions])
+        seeds = [f"{seed}/ppo/{iteration * total + i}" for i in range(total)]
+        mine = slice(world.process_index * config.batch_size, (world.process_index + 1) * config.batch_size)
+        completions = sample(engine, rows[mine], config, seeds[mine])
+        raw = score([row["prompt"] for row in rows[mine]], [c.text for c in completions])
         scores = [s - config.missing_eos_penalty * (c.finish != "eos") for s, c in zip(raw, completions, strict=True)]
+        rollouts = gather_object(measure(backbone, rows[mine], completions, scores, config))
+        scores = [rollout.score for rollout in rollouts]
         if config.normalize_scores:
             state["moments"], scores = normalized(state["moments"], scores)
-        exp = experience(backbone, rows, completions, scores, config, state["kl_coef"])
-        metrics = _rollout_metrics(exp, completions, config, state) | _solved(rows, completions, check)
-        metrics |= _update(backbone, optimizers, exp, config, state, windows, f"{seed}/{iteration}")
+        exp = assemble(rollouts, scores, config, state["kl_coef"], backbone.chat.pad_id)
+        texts = [backbone.chat.text(rollout.ids) for rollout in rollouts]
+        verdicts = [check(row["question"], text) for row, text in zip(rows, texts, strict=True)]
+        metrics = _rollout_metrics(exp, rollouts, config, state)
+        if None not in verdicts:
+            metrics["solved"] = sum(map(bool, verdicts)) / total
+        metrics |= update(backbone, optimizers, exp, config, state, windows, f"{seed}/{iteration}")
         _refuse_nonsense(metrics, config, iteration + 1)
         if config.kl_target is not None:
             kl = metrics["objective/kl"]
-            state["kl_coef"] = adapt_kl_coef(state["kl_coef"], kl, config.kl_target, len(rows), config.kl_horizon)
+            state["kl_coef"] = adapt_kl_coef(state["kl_coef"], kl, config.kl_target, total, config.kl_horizon)
         if config.surrogate == "kl_old":
             kl = metrics["policy/kl_old"]
             state["kl_old_coef"] = adapt_kl_old_coef(state["kl_old_coef"], kl, config.kl_old_target)
-        log.step(iteration + 1, metrics, int(exp.mask.sum()))
-        run.append("samples.jsonl", _samples(rows, completions, scores, check, iteration + 1))
-        tensors = {f"{role}:{name}": w for role in optimizers for name, w in backbone.weights(role).items()}
-        checkpoint.save(folder, iteration + 1, tensors, {f"adam-{role}": o for role, o in optimizers.items()}, state)
-        log.saved(iteration + 1)
-    if not metrics:  # killed after the last iteration, before the stage was closed
-        metrics = [row for row in run.metrics() if row["stage"] == "ppo"][-1]
-    results: dict[str, Any] = {"iterations": config.iterations} | {k: v for k, v in metrics.items() if "/" in k}
-    for role in optimizers:
-        results[f"{role}_sha256"] = backbone.save_role(role, run.path / "adapters" / role)
-    log.done(results)
-    shutil.rmtree(folder, ignore_errors=True)
+        if log is not None:
+            log.step(iteration + 1, metrics, int(exp.mask.sum()))
+            run.append("samples.jsonl", _samples(rows, texts, scores, verdicts, iteration + 1))
+            tensors = {f"{role}:{name}": w for role in optimizers for name, w in backbone.weights(role).items()}
+            moments = {f"adam-{role}": o for role, o in optimizers.items()}
+            checkpoint.save(folder, iteration + 1, tensors, moments, state)
+            log.saved(iteration + 1)
+    if log is not None:
+        if not metrics:  # killed after the last iteration, before the stage was closed
+            metrics = [row for row in run.metrics() if row["stage"] == "ppo"][-1]
+        results: dict[str, Any] = {"iterations": config.iterations} | {k: v for k, v in metrics.items() if "/" in k}
+        for role in optimizers:
+            results[f"{role}_sha256"] = backbone.save_role(role, run.path / "adapters" / role)
+        log.done(results)
+        shutil.rmtree(folder, ignore_errors=True)
+    world.wait_for_everyone()
 
 
 def plain_windows(backbone: Backbone, corpus: str, length: int) -> list[list[int]]:
@@ -138,115 +146,11 @@ def normalized(moments: Sequence[float], scores: Sequence[float]) -> tuple[list[
     return [count, mean, squares], [(score - mean) / deviation for score in scores]
 
 
-def _rows(prompts: list[Row], config: PPOConfig, iteration: int, seed: int) -> list[Row]:
+def _rows(prompts: list[Row], config: PPOConfig, total: int, iteration: int, seed: int) -> list[Row]:
     """The prompts of an iteration, the samples of one prompt next to each other."""
     k = config.samples_per_prompt
-    index = batch_indices(len(prompts), config.batch_size // k, iteration, f"{seed}/prompts")
+    index = batch_indices(len(prompts), total // k, iteration, f"{seed}/prompts")
     return [prompts[i] for i in index for _ in range(k)]
-
-
-def _update(
-    backbone: Backbone,
-    optimizers: dict[str, torch.optim.Optimizer],
-    exp: Experience,
-    config: PPOConfig,
-    state: State,
-    windows: list[list[int]],
-    seed: str,
-) -> dict[str, float]:
-    """Epochs of minibatches. Forward and backward of one role before the other's: see ``alignment.backbone``."""
-    rows = list(range(len(exp.ids)))
-    shuffle = random.Random(seed)
-    steps: list[dict[str, float]] = []
-    for _ in range(config.epochs):
-        shuffle.shuffle(rows)
-        for part in range(config.minibatches):
-            batch = exp.rows(torch.tensor(rows[part :: config.minibatches]))
-            plain = [windows[i] for i in shuffle.sample(range(len(windows)), min(config.ptx_batch_size, len(windows)))]
-            step = _policy_step(backbone, optimizers["policy"], batch, config, state, plain)
-            if "value" in optimizers:
-                step |= _value_step(backbone, optimizers["value"], batch, config)
-            steps.append(step)
-        if config.target_kl is not None and steps[-1]["policy/approxkl_avg"] > config.target_kl:
-            break
-    return {name: sum(step[name] for step in steps) / len(steps) for name in steps[0]} | {"updates": len(steps)}
-
-
-def _micro(batch: Experience, config: PPOConfig) -> list[Experience]:
-    size = config.micro_batch_size or len(batch.ids)
-    return [batch.rows(part) for part in torch.arange(len(batch.ids)).split(size)]
-
-
-def _policy_step(
-    backbone: Backbone,
-    optimizer: torch.optim.Optimizer,
-    batch: Experience,
-    config: PPOConfig,
-    state: State,
-    plain: list[list[int]],
-) -> dict[str, float]:
-    tokens = batch.response.sum()
-    clip, kl_old = (config.clip_range, 0.0) if config.surrogate == "clip" else (None, state["kl_old_coef"])
-    sums: dict[str, float] = {}
-    with backbone.role("policy", train=True):
-        for part in _micro(batch, config):
-            mask = part.response.float()
-            logp, entropy = response_logprobs(
-                backbone, part.ids, part.mask, part.response, config.temperature, config.entropy_coef > 0
-            )
-            surrogate, stats = policy_loss(logp, part.logp, part.advantages, mask, clip, kl_old, tokens)
-            bonus = (entropy * mask).sum() / tokens
-            loss = surrogate - config.entropy_coef * bonus
-            if config.kl_penalty == "loss":
-                loss = loss + state["kl_coef"] * (kl_k2(logp, part.ref_logp) * mask).sum() / tokens
-            loss.backward()
-            found = {"loss/policy_avg": surrogate, "policy/entropy_avg": bonus} | {
-                _STATS[name]: value for name, value in stats.items()
-            }
-            for name, value in found.items():
-                sums[name] = sums.get(name, 0.0) + value.item()
-        if plain:
-            sums["loss/ptx_avg"] = _ptx(backbone, plain, config)
-        norm = clip_grad_norm_(backbone.parameters("policy"), config.max_grad_norm)
-        optimizer.step()
-        optimizer.zero_grad()
-    return sums | {"policy/grad_norm": norm.item()}
-
-
-_STATS = {
-    "ratio": "val/ratio",
-    "approxkl": "policy/approxkl_avg",
-    "clipfrac": "policy/clipfrac_avg",
-    "kl_old": "policy/kl_old",
-}
-
-
-def _ptx(backbone: Backbone, plain: list[list[int]], config: PPOConfig) -> float:
-    """Adds the gradient of gamma E[-log pi(x)] on plain text: InstructGPT (arXiv 2203.02155), equation 2."""
-    ids, mask = pad(plain, backbone.chat.pad_id)
-    wanted = mask.bool()
-    wanted[:, 0] = False
-    logp, _ = token_logprobs(backbone, ids, mask, wanted)
-    loss = -logp.sum() / wanted.sum()
-    (config.ptx_coef * loss).backward()
-    return loss.item()
-
-
-def _value_step(
-    backbone: Backbone, optimizer: torch.optim.Optimizer, batch: Experience, config: PPOConfig
-) -> dict[str, float]:
-    tokens, total = batch.response.sum(), 0.0
-    with backbone.role("value", train=True):
-        for part in _micro(batch, config):
-            values = response_values(backbone, part.ids, part.mask, part.response)
-            mask = part.response.float()
-            loss = value_loss(values, part.values, part.returns, mask, config.value_clip_range, tokens)
-            (config.value_coef * loss).backward()
-            total += loss.item()
-        clip_grad_norm_(backbone.parameters("value"), config.max_grad_norm)
-        optimizer.step()
-        optimizer.zero_grad()
-    return {"loss/value_avg": total}
 
 
 def _refuse_nonsense(metrics: dict[str, float], config: PPOConfig, iteration: int) -> None:
@@ -263,9 +167,7 @@ def _refuse_nonsense(metrics: dict[str, float], config: PPOConfig, iteration: in
         )
 
 
-def _rollout_metrics(
-    exp: Experience, completions: Sequence[Completion], config: PPOConfig, state: State
-) -> dict[str, float]:
+def _rollout_metrics(exp: Experience, rollouts: Sequence[Rollout], config: PPOConfig, state: State) -> dict[str, float]:
     """Names as in OpenAI's lm-human-preferences and TRL. ``objective/kl`` is nats per sequence."""
     kl = ((exp.logp - exp.ref_logp) * exp.response).sum(-1).mean().item()
     scores = exp.scores.mean().item()
@@ -276,8 +178,8 @@ def _rollout_metrics(
         "objective/non_score_reward": -state["kl_coef"] * kl,
         "objective/rlhf_reward": scores - state["kl_coef"] * kl,
         "objective/scores": scores,
-        "val/response_length": sum(c.tokens for c in completions) / len(completions),
-        "eos_rate": sum(c.finish == "eos" for c in completions) / len(completions),
+        "val/response_length": sum(len(r.ids) for r in rollouts) / len(rollouts),
+        "eos_rate": sum(r.finish == "eos" for r in rollouts) / len(rollouts),
     }
     if config.has_value_model:
         explained = explained_variance(exp.values, exp.returns, exp.response.float())
@@ -285,13 +187,8 @@ def _rollout_metrics(
     return found
 
 
-def _solved(rows: Sequence[Row], completions: Sequence[Completion], check: Check) -> dict[str, float]:
-    verdicts = [check(row["question"], c.text) for row, c in zip(rows, completions, strict=True)]
-    return {} if None in verdicts else {"solved": sum(map(bool, verdicts)) / len(verdicts)}
-
-
 def _samples(
-    rows: Sequence[Row], completions: Sequence[Completion], scores: Sequence[float], check: Check, step: int
+    rows: Sequence[Row], texts: Sequence[str], scores: Sequence[float], verdicts: Sequence[bool | None], step: int
 ) -> list[Row]:
     return [
         {
@@ -300,9 +197,9 @@ def _samples(
             "arm": "policy",
             "id": row["id"],
             "question": row["question"],
-            "text": completion.text,
+            "text": text,
             "reward": score,
-            "solved": check(row["question"], completion.text),
+            "solved": solved,
         }
-        for row, completion, score in list(zip(rows, completions, scores, strict=True))[:SAMPLES_PER_ITERATION]
+        for row, text, score, solved in list(zip(rows, texts, scores, verdicts, strict=True))[:SAMPLES_PER_ITERATION]
     ]

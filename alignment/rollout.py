@@ -50,6 +50,20 @@ class Experience:
         return Experience(*(getattr(self, name)[index] for name in self.__dataclass_fields__))
 
 
+@dataclass(frozen=True)
+class Rollout:
+    """One response and what was measured of its tokens, as plain data, which processes can exchange."""
+
+    prompt: list[int]
+    ids: list[int]
+    finish: str
+    score: float
+    logp: list[float]
+    ref_logp: list[float]
+    entropy: list[float]
+    values: list[float]
+
+
 def sample(engine: Engine, rows: Sequence[Row], config: PPOConfig, seeds: Sequence[str]) -> list[Completion]:
     """One response per row by the policy: no grammar and no top-p, or the KL estimate would be of another policy."""
     return engine.generate(
@@ -62,38 +76,66 @@ def sample(engine: Engine, rows: Sequence[Row], config: PPOConfig, seeds: Sequen
     )
 
 
-def experience(
+def measure(
     backbone: Backbone,
     rows: Sequence[Row],
     completions: Sequence[Completion],
     scores: Sequence[float],
     config: PPOConfig,
-    kl_coef: float,
-) -> Experience:
+) -> list[Rollout]:
     """Old log-probabilities (recomputed by the forward of the update, not taken from the sampler), reference
-    log-probabilities, values, advantages and returns. ``kl_coef`` is beta as it stands in this iteration."""
+    log-probabilities, entropies and values of the response tokens."""
     prompts = [backbone.chat.prompt_ids(row["prompt"]) for row in rows]
-    prompt_ids, prompt_mask = pad(prompts, backbone.chat.pad_id, left=True)
-    response_ids, response_mask = pad([c.ids for c in completions], backbone.chat.pad_id)
-    ids = torch.cat([prompt_ids, response_ids], dim=1)
-    mask = torch.cat([prompt_mask, response_mask], dim=1)
-    response = response_mask.bool()
+    ids, mask, response = _tensors(prompts, [c.ids for c in completions], backbone.chat.pad_id)
     size = config.micro_batch_size or len(rows)
     parts = [(ids[i : i + size], mask[i : i + size], response[i : i + size]) for i in range(0, len(rows), size)]
     with torch.no_grad():
         with backbone.role("policy"):
             new = [response_logprobs(backbone, *part, config.temperature) for part in parts]
         with backbone.role("sft"):
-            ref_logp = torch.cat([response_logprobs(backbone, *part, config.temperature)[0] for part in parts])
-        values = torch.zeros_like(ref_logp)
+            ref = torch.cat([response_logprobs(backbone, *part, config.temperature)[0] for part in parts])
+        values = torch.zeros_like(ref)
         if config.has_value_model:
             with backbone.role("value"):
                 values = torch.cat([response_values(backbone, *part) for part in parts])
     logp, entropy = (torch.cat(pieces) for pieces in zip(*new, strict=True))
+
+    def of(found: Tensor, row: int) -> list[float]:
+        return found[row, : len(completions[row].ids)].tolist()
+
+    return [
+        Rollout(prompt, list(done.ids), done.finish, score, of(logp, i), of(ref, i), of(entropy, i), of(values, i))
+        for i, (prompt, done, score) in enumerate(zip(prompts, completions, scores, strict=True))
+    ]
+
+
+def assemble(
+    rollouts: Sequence[Rollout], scores: Sequence[float], config: PPOConfig, kl_coef: float, pad_id: int
+) -> Experience:
+    """The tensors of an update with their advantages and returns. ``kl_coef`` is beta as it stands now; ``scores``
+    stand for those of the rollouts, which may have been normalized."""
+    ids, mask, response = _tensors([r.prompt for r in rollouts], [r.ids for r in rollouts], pad_id)
+
+    def column(name: str) -> Tensor:
+        found = torch.zeros(response.shape)
+        for i, rollout in enumerate(rollouts):
+            found[i, : len(rollout.ids)] = torch.tensor(getattr(rollout, name))
+        return found
+
+    logp, ref_logp, entropy, values = (column(name) for name in ("logp", "ref_logp", "entropy", "values"))
     score = torch.tensor(list(scores), dtype=torch.float32)
     in_rewards = kl_coef if config.kl_penalty == "reward" else 0.0
     advantage, returns = targets(score, logp, ref_logp, values, response.float(), config, in_rewards)
     return Experience(ids, mask, response, logp, ref_logp, entropy, values, score, advantage, returns)
+
+
+def _tensors(
+    prompts: list[list[int]], responses: Sequence[Sequence[int]], pad_id: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    prompt_ids, prompt_mask = pad(prompts, pad_id, left=True)
+    response_ids, response_mask = pad(responses, pad_id)
+    mask = torch.cat([prompt_mask, response_mask], dim=1)
+    return torch.cat([prompt_ids, response_ids], dim=1), mask, response_mask.bool()
 
 
 def targets(

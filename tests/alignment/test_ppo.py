@@ -15,7 +15,7 @@ from alignment.engine import Engine
 from alignment.errors import JuntoError
 from alignment.losses import masked_mean, policy_loss, value_loss
 from alignment.ppo import normalized, plain_windows, train_ppo
-from alignment.rollout import Experience, experience, response_logprobs, response_values, sample
+from alignment.rollout import Experience, assemble, measure, response_logprobs, response_values, sample
 from alignment.run_dir import TIME_COLUMNS, RunDir
 
 ROWS = [
@@ -52,7 +52,8 @@ def rolled_out(backbone: Backbone, config: PPOConfig) -> Experience:
     rows = ROWS * 2
     with Engine(backbone) as engine:
         completions = sample(engine, rows, config, [f"s/{i}" for i in range(len(rows))])
-    return experience(backbone, rows, completions, scores(None, [c.text for c in completions]), config, 0.05)
+    rewards = scores(None, [c.text for c in completions])
+    return assemble(measure(backbone, rows, completions, rewards, config), rewards, config, 0.05, backbone.chat.pad_id)
 
 
 def train(model: Path, folder: Path, config: PPOConfig, stop_after: int | None = None, **more: Any) -> RunDir:
