@@ -75,11 +75,13 @@ def token_logprobs(
 
 
 def token_logprobs_and_entropy(
-    backbone: Any, ids: Tensor, mask: Tensor, wanted: Tensor, temperature: float = 1.0
+    backbone: Any, ids: Tensor, mask: Tensor, wanted: Tensor, temperature: float = 1.0, entropy_grad: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """``token_logprobs``, and the entropy in nats of each token's distribution, float32 [B, T] without gradient."""
+    """``token_logprobs``, and the entropy in nats of each token's distribution, float32 [B, T], which has a gradient
+    only on ``entropy_grad``."""
     logp = _distributions(backbone, ids, mask, wanted, temperature, None)
-    entropies = -(logp.detach().exp() * logp.detach()).sum(-1)
+    measured = logp if entropy_grad else logp.detach()
+    entropies = -(measured.exp() * measured).sum(-1)
     return _at(wanted, logp.gather(-1, ids[wanted].unsqueeze(-1)).squeeze(-1)), _at(wanted, entropies)
 
 

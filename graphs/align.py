@@ -40,6 +40,7 @@ from alignment.sft import train_sft
 from graphs import council as council_graph
 from graphs import evaluate as evaluate_graph
 from graphs import rewards
+from graphs.modules import plain_text
 from graphs.recipe import Recipe, load_task, resolved
 from graphs.report import write_report
 from graphs.resume import prepare_resume
@@ -64,6 +65,7 @@ class Context:
     data: TaskData
     run: RunDir
     report: Report
+    base: Path  # what the recipe's relative paths are relative to
     _engines: list[Engine] = field(default_factory=list)
 
     @cached_property
@@ -159,10 +161,11 @@ def reward(state: State, runtime: Runtime[Context]) -> State:
 
 def ppo(state: State, runtime: Runtime[Context]) -> State:
     c = runtime.context
-    if not c.finished("ppo", "policy", "value"):
-        prompts, recipe = c.data.prompts["train"], c.recipe
+    recipe = c.recipe
+    if not c.finished("ppo", "policy", *(("value",) if recipe.ppo.has_value_model else ())):
+        prompts, corpus = c.data.prompts["train"], plain_text(recipe.ppo.ptx_corpus, c.base)
         with explained("ppo", c.run):
-            train_ppo(c.engine, recipe.ppo, prompts, c.task.check, c.run, recipe.seed, c.report, c.score)
+            train_ppo(c.engine, recipe.ppo, prompts, c.task.check, c.run, recipe.seed, c.report, c.score, corpus)
     return {"done": [*state["done"], "ppo"]}
 
 
@@ -270,7 +273,8 @@ def run_align(recipe: Recipe, base: Path, runs_root: Path, fresh: bool, report: 
             shutil.rmtree(run.path)
         if (run.path / "config.yaml").exists():
             prepare_resume(run, recipe)
-        context = Context(recipe, task, rows, run, report)
+        plain_text(recipe.ppo.ptx_corpus, base)  # a missing file is said before anything is trained
+        context = Context(recipe, task, rows, run, report, base)
         run.create(resolved(recipe), environment(recipe) | {"base": str(base.resolve())})
         run.set_status("running")
         try:

@@ -143,7 +143,8 @@ def run_evaluate(run: Path, overrides: Sequence[str], report: Report) -> dict[st
     task = load_task(recipe.task, run_dir.path)
     data = task.load(task.Options(**recipe.data), recipe.seed, Path(run_dir.environment()["base"]))
     with Engine.open(run_dir.path) as engine:
-        absent = [role for role in (*ARMS, "reward") if role not in engine.roles]
+        needed = ARMS if recipe.reward.function else (*ARMS, "reward")
+        absent = [role for role in needed if role not in engine.roles]
         if absent:
             raise SetupError(
                 f"the run {run_dir.path} has no {' and no '.join(absent)} (it has {', '.join(engine.roles)}), so there "
