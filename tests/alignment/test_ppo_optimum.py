@@ -16,7 +16,7 @@ from alignment.run_dir import RunDir
 
 STEADY: dict[str, Any] = {"iterations": 40, "learning_rate": 5e-3, "value_learning_rate": 1e-2}
 BUDGETS: dict[str, tuple[dict[str, Any], float]] = {
-    "ppo": (STEADY | {"iterations": 100, "learning_rate": 3e-3, "minibatches": 4, "target_kl": None}, 0.99),
+    "ppo": (STEADY | {"iterations": 60, "learning_rate": 3e-3, "minibatches": 4, "target_kl": None}, 0.99),
     "a2c": (STEADY, 0.95),
     "rloo": (STEADY | {"samples_per_prompt": 4}, 0.95),
     "reinforce": (STEADY, 0.95),

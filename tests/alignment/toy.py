@@ -19,7 +19,7 @@ from alignment.rollout import response_logprobs
 
 WORDS = ("</s>", "a", "b", "c", "d", "e", "f", "g")
 LENGTH = 3
-BETA = 0.05
+BETA = 0.08
 PROMPT = [{"role": "user", "content": "a"}]
 ROW = {"id": "a", "question": "a", "prompt": PROMPT}
 # every response: cut at three tokens, or ended before by the end-of-text token
@@ -62,11 +62,11 @@ def make(folder: Path, seed: int) -> Backbone:
         initializer_range=0.1,
     )
     model = LlamaForCausalLM(config)
-    # no adapter sits on the output layer: it must let the policy be as sure as the optimum is
-    torch.nn.init.normal_(model.lm_head.weight, std=0.25)
+    # no adapter sits on the output layer: it must let the policy be as sure as the optimum is, of any token
+    torch.nn.init.orthogonal_(model.lm_head.weight, gain=1.2)
     model.save_pretrained(folder)
     settings = BackboneConfig(
-        model=str(folder), quantization="none", compute_dtype="float32", lora=LoraSettings(rank=16, alpha=16)
+        model=str(folder), quantization="none", compute_dtype="float32", lora=LoraSettings(rank=32, alpha=32)
     )
     backbone = Backbone(settings)
     backbone.add_role("sft", seed=seed)
