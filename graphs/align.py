@@ -8,18 +8,16 @@ The run directory is the only record of what is done: a node whose stage is fini
 from __future__ import annotations
 
 import os
-import platform
 import shutil
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from importlib import metadata
 from itertools import zip_longest
 from pathlib import Path
 from types import ModuleType
-from typing import Any, TypedDict
+from typing import TypedDict
 
 import torch
 from langgraph.graph import END, START, StateGraph
@@ -29,6 +27,7 @@ from alignment.backbone import Backbone
 from alignment.batch import encode_completion
 from alignment.config import BackboneConfig
 from alignment.engine import Engine
+from alignment.errors import UsageError
 from alignment.failures import explained
 from alignment.ppo import train_ppo
 from alignment.reward import train_reward
@@ -40,6 +39,7 @@ from alignment.sft import train_sft
 from graphs import council as council_graph
 from graphs import evaluate as evaluate_graph
 from graphs import rewards
+from graphs.environment import environment
 from graphs.modules import plain_text
 from graphs.recipe import Recipe, load_task, resolved
 from graphs.report import write_report
@@ -49,7 +49,6 @@ from graphs.tasks import TaskData
 STOPS = ("sft", "reward", "ppo")  # where a recipe may end
 SITTINGS = 4
 VERDICTS = {True: "solved", False: "not solved", None: "no checker to say whether it is solved"}
-PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "trl", "langgraph", "langchain-core", "lime", "alibi")
 
 
 class State(TypedDict, total=False):
@@ -268,6 +267,15 @@ def run_align(recipe: Recipe, base: Path, runs_root: Path, fresh: bool, report: 
     if recipe.reward.function is None:
         refuse_other_kind(recipe.reward, rows.pairs["train"] + rows.pairs["validation"])
     run = RunDir(runs_root / recipe.name)
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        if not run.done("reward"):
+            raise UsageError(
+                "several processes share PPO alone; first train up to the reward model in one process: "
+                "junto run align RECIPE --set stop_after=reward"
+            )
+        if int(os.environ["RANK"]):
+            _join(Context(recipe, task, rows, run, lambda event: None, base))
+            return run.path
     with run.locked():
         if fresh and run.path.exists():
             shutil.rmtree(run.path)
@@ -290,18 +298,14 @@ def run_align(recipe: Recipe, base: Path, runs_root: Path, fresh: bool, report: 
     return run.path
 
 
-def environment(recipe: Recipe) -> dict[str, Any]:
-    """What the run's numbers depend on besides the recipe."""
-    return {
-        "junto": metadata.version("junto"),
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "processor": _processor(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "packages": {name: metadata.version(name) for name in PACKAGES if _installed(name)},
-        "backbone": recipe.backbone.model_dump(mode="json"),
-    }
+def _join(context: Context) -> None:
+    """Under ``accelerate launch``, what the processes beside the first do: their share of PPO. They write nothing."""
+    context.finished("sft", "sft")
+    context.finished("reward", *(() if context.recipe.reward.function else ("reward",)))
+    try:
+        ppo({"done": []}, Runtime(context=context))
+    finally:
+        context.close()
 
 
 def _illustrations(run: RunDir) -> list[str]:
@@ -310,17 +314,3 @@ def _illustrations(run: RunDir) -> list[str]:
     solved, unsolved = ([r["question"] for r in rows if bool(r["solved"]) == kind] for kind in (True, False))
     in_turn = [question for pair in zip_longest(unsolved, solved) for question in pair if question is not None]
     return list(dict.fromkeys(in_turn))[:SITTINGS]
-
-
-def _processor() -> str:
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text().splitlines() if path.exists() else []
-    return next((x.split(":", 1)[1].strip() for x in lines if x.startswith("model name")), platform.processor())
-
-
-def _installed(name: str) -> bool:
-    try:
-        metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return False
-    return True
