@@ -1,13 +1,15 @@
-"""One causal language model, loaded once, on which every role is a LoRA adapter.
+"""One causal language model, loaded once, on which every role is an adapter.
 
-``base`` is the model as it came. ``sft`` (frozen: the KL reference), ``policy``, ``value`` and ``reward`` are
-adapters; the scalar heads of ``reward`` and ``value`` are small float32 modules outside PEFT. Entering a role sets
-the adapter, the mode and ``requires_grad``, and restores them after. Run forward and backward inside one role:
-switching adapters before a backward pass gives wrong gradients under gradient checkpointing, without an error.
+``base`` is the model as it came. ``sft`` (frozen: the KL reference), ``policy``, ``value`` and ``reward`` are LoRA
+adapters; a model tuned by virtual tokens (``alignment.virtual``) has ``sft`` alone. The scalar heads of ``reward``
+and ``value`` are small float32 modules outside PEFT. Entering a role sets the adapter, the mode and
+``requires_grad``, and restores them after. Run forward and backward inside one role: switching adapters before a
+backward pass gives wrong gradients under gradient checkpointing, without an error.
 """
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import threading
@@ -17,15 +19,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import get_peft_model
 from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from transformers import DynamicCache
 
+from alignment import low_rank, virtual
 from alignment.chat_format import ChatFormat
-from alignment.config import BackboneConfig
+from alignment.config import BackboneConfig, VirtualTokens
 from alignment.errors import SetupError
-from alignment.weights import fingerprint, load_causal_lm, load_tokenizer
+from alignment.weights import DTYPES, fingerprint, int8_on_cpu, load_causal_lm, load_tokenizer
 
 ROLES = ("sft", "reward", "policy", "value")
 SCALAR_ROLES = ("reward", "value")
@@ -34,39 +38,74 @@ SCALAR_ROLES = ("reward", "value")
 class Backbone:
     """The model, its tokenizer, its roles and heads. One thread at a time is inside a role (a lock sees to it)."""
 
-    def __init__(self, config: BackboneConfig) -> None:
-        self.config = config
+    def __init__(self, config: BackboneConfig, master_weights: bool = False) -> None:
+        """``master_weights`` keeps the weights in float32 for training them; ``compute`` casts to the compute dtype."""
+        self._lock = threading.RLock()
+        self._load(config, master_weights)
+
+    @classmethod
+    def around(cls, config: BackboneConfig, causal_lm: Any) -> Backbone:
+        """A backbone around a model that is there already, without tokenizer and fingerprint."""
+        self = cls.__new__(cls)
+        self._lock = threading.RLock()
+        self._hold(config, causal_lm)
+        return self
+
+    def _load(self, config: BackboneConfig, master_weights: bool = False) -> None:
         self.tokenizer = load_tokenizer(config.model)
         self.chat = ChatFormat(self.tokenizer)
-        self.model: Any = load_causal_lm(config)
-        self._causal_lm = self.model
+        self.sha256 = fingerprint(config.model)
+        self._hold(config, load_causal_lm(config, torch.float32 if master_weights else None))
+
+    def _hold(self, config: BackboneConfig, causal_lm: Any) -> None:
+        self.config = config
+        self.causal_lm = causal_lm  # without the adapters' wrapper, which ``model`` gets
+        self.model: Any = causal_lm
         self.device = next(self.model.parameters()).device
         self.hidden_size: int = self.model.config.get_text_config().hidden_size
         self.heads: dict[str, nn.Linear] = {}
         self.scales: dict[str, tuple[float, float]] = {}
-        self.sha256 = fingerprint(config.model)
-        self._lock = threading.RLock()
+        self.virtual: dict[str, VirtualTokens] = {}  # of the roles that are trained tokens instead of LoRA
+        self._entered = "base"
+        self._mode(train=False)
+
+    def rebase(self, model: str | Path) -> None:
+        """Takes another base model, in the storage and dtype of the recipe; the roles are gone."""
+        self.model = self.causal_lm = None
+        gc.collect()  # two models are never in memory together
+        self._load(self.config.model_copy(update={"model": str(model)}))
 
     @property
     def roles(self) -> tuple[str, ...]:
         """``base`` and the adapters that are there."""
         return ("base", *(r for r in ROLES if r in getattr(self.model, "peft_config", {})))
 
-    def add_role(self, role: str, seed: int, copy_of: str | None = None) -> None:
-        """A new adapter: B = 0, A random from ``seed``, or a copy of another role's adapter (and head)."""
-        lora = LoraConfig(
-            r=self.config.lora.rank,
-            lora_alpha=self.config.lora.alpha,
-            lora_dropout=0.0,  # dropout would move the PPO ratio before any update
-            target_modules="all-linear",
-            task_type="CAUSAL_LM",
-        )
+    def add_role(
+        self,
+        role: str,
+        seed: int,
+        copy_of: str | None = None,
+        tokens: VirtualTokens | None = None,
+        text: list[int] | None = None,
+    ) -> None:
+        """A new adapter: LoRA with B = 0 and A random from ``seed``, or a copy of another role's adapter (and head);
+        or virtual ``tokens`` that start as the tokens ``text``. Raises SetupError where both kinds would meet."""
+        there = self.roles[1:]
+        if there and (tokens or self.virtual):
+            raise SetupError(
+                f"this model is tuned by {self.virtual[there[0]].kind} tokens, and PEFT cannot put other adapters on "
+                f"it, so it cannot have the role {role!r}; train with sft.method: lora"
+                if self.virtual
+                else f"this model has LoRA adapters, and PEFT cannot put virtual tokens on it as {role!r}"
+            )
+        settings = virtual.encoder_config(tokens) if tokens else low_rank.adapter_config(self.config.lora)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            if hasattr(self.model, "peft_config"):
-                self.model.add_adapter(role, lora)
+            if there:
+                self.model.add_adapter(role, settings)
             else:
-                self.model = get_peft_model(self.model, lora, adapter_name=role)
+                self.model = get_peft_model(self.model, settings, adapter_name=role)
+            low_rank.attach(self.model, role)
             if role in SCALAR_ROLES:
                 head = nn.Linear(self.hidden_size, 1, dtype=torch.float32, device=self.device)
                 # standard deviation 1 / sqrt(d + 1): Stiennon et al. 2020 (arXiv 2009.01325), summarize-from-feedback
@@ -74,6 +113,11 @@ class Backbone:
                 nn.init.zeros_(head.bias)
                 self.heads[role] = head
                 self.scales[role] = (1.0, 0.0)
+        if tokens:
+            self.virtual[role] = tokens
+            if text:
+                ids = virtual.real_tokens(text, tokens.count)
+                self.set_weights(role, {"virtual": virtual.start_from(self.causal_lm, tokens.kind, ids)})
         if copy_of is not None:
             self.set_weights(role, {k: v.clone() for k, v in self.weights(copy_of).items()})
             if role in self.heads and copy_of in self.heads:
@@ -86,27 +130,40 @@ class Backbone:
         if role not in self.roles:
             raise SetupError(f"this model has no role {role!r}; it has {', '.join(self.roles)}")
         with self._lock:
-            if role == "base" and len(self.roles) > 1:
+            lora = len(self.roles) > 1 and not self.virtual
+            if role == "base" and lora:
                 self.model.base_model.disable_adapter_layers()
             elif role != "base":
                 self.model.set_adapter(role)
+            before, self._entered = self._entered, role
             self._freeze()
             if train:
                 for parameter in self.parameters(role):
                     parameter.requires_grad_(True)
-            self.model.train(train)
+            self._mode(train)
             try:
                 yield
             finally:
-                if role == "base" and len(self.roles) > 1:
+                if role == "base" and lora:
                     self.model.base_model.enable_adapter_layers()
-                self.model.eval()
+                self._entered = before
+                self._mode(train=False)
                 self._freeze()
 
     def parameters(self, role: str) -> list[nn.Parameter]:
-        """The adapter's parameters, then the head's, in a fixed order."""
-        found = [p for name, p in self.model.named_parameters() if f".{role}." in name and "lora_" in name]
+        """The adapter's parameters, then the head's, in a fixed order; ``base``: the model's own."""
+        if role == "base":
+            return list(self.causal_lm.parameters()) if len(self.roles) == 1 else []
+        kinds = ("lora_", "prompt_encoder.")
+        found = [
+            p for name, p in self.model.named_parameters() if f".{role}." in name and any(k in name for k in kinds)
+        ]
         return found + (list(self.heads[role].parameters()) if role in self.heads else [])
+
+    def _mode(self, train: bool) -> None:
+        self.model.train(train)
+        for module in int8_on_cpu(self.causal_lm):
+            module.train()
 
     def _freeze(self) -> None:
         # set_adapter makes the adapter that it sets trainable, so the flags are reset after every switch
@@ -119,22 +176,61 @@ class Backbone:
     def hidden(self, ids: Tensor, mask: Tensor, cache: Any = None) -> Any:
         """Last hidden states.
 
-        ``ids``: int64 [B, T]; ``mask``: int64 [B, P + T], with P the length of ``cache``; positions count the mask's
-        ones, so padding on either side does not move them. Returns the model's output (``last_hidden_state``
-        [B, T, H] in the compute dtype, ``past_key_values`` when a cache came in).
+        ``ids``: int64 [B, T]; ``mask``: int64 [B, P + T], with P the tokens of these texts that ``cache`` holds;
+        positions count the mask's ones, so padding on either side does not move them. Returns the model's output
+        (``last_hidden_state`` [B, T, H] in the compute dtype, ``past_key_values`` when a cache came in). Virtual
+        tokens of the role stand before position 0 and come on top of ids, mask and P.
         """
-        positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1] :]
-        return self._causal_lm.get_decoder()(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=cache is not None,
+        inputs: dict[str, Any] = {"input_ids": ids}
+        unseen = 0  # virtual tokens that go in with this call and come out of it
+        if tokens := self.virtual.get(self._entered):
+            starts = mask.shape[1] == ids.shape[1]
+            mask = torch.cat([mask.new_ones((len(ids), tokens.count)), mask], dim=1)
+            if starts and tokens.kind == "prefix":
+                if cache is None:
+                    cache = DynamicCache(config=self.causal_lm.config)
+                virtual.put_before(cache, self._key_values(), len(ids))
+            elif starts:
+                embedded = self.causal_lm.get_input_embeddings()(ids)
+                trained = self._encoder().to(embedded.dtype).expand(len(ids), -1, -1)
+                inputs = {"inputs_embeds": torch.cat([trained, embedded], dim=1)}
+                unseen = tokens.count
+        positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -(ids.shape[1] + unseen) :]
+        out = self.causal_lm.get_decoder()(
+            **inputs, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=cache is not None
+        )
+        if unseen:
+            out.last_hidden_state = out.last_hidden_state[:, unseen:]
+        return out
+
+    def hidden_packed(self, ids: Tensor, positions: Tensor) -> Tensor:
+        """Last hidden states [B, T, H] of sequences that hold several texts each.
+
+        ``ids``, ``positions``: int64 [B, T]; a position 0 begins a text, and texts do not see each other: without a
+        mask and a cache, transformers reads the position ids so and makes the attention block-diagonal.
+        """
+        decoder = self.causal_lm.get_decoder()
+        return decoder(input_ids=ids, position_ids=positions, use_cache=False).last_hidden_state
+
+    def compute(self) -> Any:
+        """The arithmetic of a training step in the compute dtype where the weights are kept in float32."""
+        dtype = DTYPES[self.config.compute_dtype]
+        wider = next(self.causal_lm.parameters()).dtype != dtype and self.config.quantization == "none"
+        return torch.autocast(self.device.type, dtype=dtype, enabled=wider)
+
+    def _encoder(self) -> Tensor:
+        """float32 [V, D]: the virtual tokens of the role that is entered."""
+        return self.model.prompt_encoder[self._entered].embedding.weight
+
+    def _key_values(self) -> virtual.States:
+        settings = self.model.peft_config[self._entered]
+        return virtual.key_values(
+            self._encoder(), settings.num_layers, settings.num_attention_heads, DTYPES[self.config.compute_dtype]
         )
 
     def logits(self, hidden: Tensor) -> Tensor:
         """float32 [N, V] from hidden states [N, H]: pass only the positions that are needed."""
-        return self._causal_lm.get_output_embeddings()(hidden).float()
+        return self.causal_lm.get_output_embeddings()(hidden).float()
 
     def scalar(self, role: str, hidden: Tensor) -> Tensor:
         """The head of ``role`` in float32: [..., H] to [...], scaled to mean 0, deviation 1 where fitted."""
@@ -145,6 +241,8 @@ class Backbone:
 
     def weights(self, role: str) -> dict[str, Tensor]:
         """Adapter and head of ``role`` by name, detached."""
+        if role in self.virtual:
+            return {"virtual": self.model.prompt_encoder[role].embedding.weight.detach()}
         state = get_peft_model_state_dict(self.model, adapter_name=role)
         if role in self.heads:
             state |= {f"head.{name}": value for name, value in self.heads[role].state_dict().items()}
@@ -153,15 +251,21 @@ class Backbone:
     def set_weights(self, role: str, weights: dict[str, Tensor]) -> None:
         """The inverse of ``weights``; raises SetupError when they do not fit this backbone."""
         adapter = {name: value for name, value in weights.items() if not name.startswith("head.")}
+        foreign = f"the {role} adapter does not fit this base model; use the one it was trained on"
+        if role in self.virtual:
+            place = self.model.prompt_encoder[role].embedding.weight
+            if adapter.keys() != {"virtual"} or adapter["virtual"].shape != place.shape:
+                raise SetupError(foreign)
+            with torch.no_grad():
+                place.copy_(adapter["virtual"])
+            return
         try:
             result = set_peft_model_state_dict(self.model, adapter, adapter_name=role)
         except RuntimeError as error:
-            raise SetupError(
-                f"the {role} adapter does not fit this base model; use the one it was trained on"
-            ) from error
+            raise SetupError(foreign) from error
         missing = [name for name in result.missing_keys if f".{role}." in name]
         if missing or result.unexpected_keys:
-            raise SetupError(f"the {role} adapter does not fit this base model; use the one it was trained on")
+            raise SetupError(foreign)
         if role in self.heads:
             self.heads[role].load_state_dict({n[5:]: v for n, v in weights.items() if n.startswith("head.")})
 
@@ -175,7 +279,8 @@ class Backbone:
             "role": role,
             "sha256": digest,
             "base_sha256": self.sha256,
-            "lora": self.config.lora.model_dump(),
+            "lora": None if role in self.virtual else self.config.lora.model_dump(),
+            "virtual": self.virtual[role].model_dump() if role in self.virtual else None,
             "scale": self.scales.get(role),
         }
         (folder / "adapter.json").write_text(json.dumps(meta, indent=1) + "\n")
@@ -193,7 +298,8 @@ class Backbone:
         if hashlib.sha256(path.read_bytes()).hexdigest() != meta["sha256"]:
             raise SetupError(f"{path} is damaged; delete the run's {role} stage, or train it again with --fresh")
         if role not in self.roles:
-            self.add_role(role, seed=0)
+            tokens = meta.get("virtual")
+            self.add_role(role, seed=0, tokens=VirtualTokens(**tokens) if tokens else None)
         self.set_weights(role, load_file(path))
         if meta["scale"]:
             self.scales[role] = (meta["scale"][0], meta["scale"][1])

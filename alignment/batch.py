@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from alignment.chat_format import ChatFormat
+from alignment.errors import UsageError
+from alignment.rows import place_of
 
 
 def pad(rows: Sequence[Sequence[int]], pad_id: int, left: bool = False) -> tuple[Tensor, Tensor]:
@@ -31,6 +33,22 @@ def encode_completion(chat: ChatFormat, row: dict[str, Any]) -> tuple[list[int],
     return before + after, [-100] * len(before) + after
 
 
+def encode_rows(chat: ChatFormat, rows: Sequence[dict[str, Any]], max_length: int) -> list[dict[str, list[int]]]:
+    """``input_ids`` and ``labels`` of supervised rows, cut to ``max_length``; raises UsageError for a row of which
+    nothing is left to learn."""
+    encoded = []
+    for number, row in enumerate(rows, 1):
+        ids, labels = encode_completion(chat, row)
+        ids, labels = ids[:max_length], labels[:max_length]
+        if all(label == -100 for label in labels):
+            raise UsageError(
+                f"{place_of(row, number, 'supervised')}: the prompt alone fills sft.max_length ({max_length} tokens); "
+                "raise it, or set sft.long_rows to skip"
+            )
+        encoded.append({"input_ids": ids, "labels": labels})
+    return encoded
+
+
 def encode_scored(chat: ChatFormat, prompt: Sequence[dict[str, str]], response: str, drop: int = 0) -> list[int]:
     """Ids of a text that gets a scalar: it is read at the response's last token that is not white space. ``drop``
     tokens of the prompt's contents are left out, from the beginning on."""
@@ -38,21 +56,47 @@ def encode_scored(chat: ChatFormat, prompt: Sequence[dict[str, str]], response: 
 
 
 def token_logprobs(
-    backbone: Any, ids: Tensor, mask: Tensor, wanted: Tensor, temperature: float = 1.0
-) -> tuple[Tensor, Tensor]:
+    backbone: Any,
+    ids: Tensor,
+    mask: Tensor,
+    wanted: Tensor,
+    temperature: float = 1.0,
+    positions: Tensor | None = None,
+) -> Tensor:
     """Log-probabilities of tokens given what stands before them, under the role that is entered.
 
-    ``ids``, ``mask``: int64 [B, T]; ``wanted``: bool [B, T], never at column 0. Returns float32 [B, T] of
-    log p(ids[:, t] | ids[:, :t]) with logits divided by ``temperature``, and the entropy of each distribution in
-    nats; both 0 where not wanted. Logits are computed at wanted positions only.
+    ``ids``, ``mask``: int64 [B, T]; ``wanted``: bool [B, T], never at column 0; ``positions``: int64 [B, T] where a
+    row holds several texts, each from position 0, that must not see each other. Returns float32 [B, T] of
+    log p(ids[:, t] | ids[:, :t]) with logits divided by ``temperature``, 0 where not wanted. Logits are computed at
+    wanted positions only.
     """
-    hidden = backbone.hidden(ids, mask).last_hidden_state[:, :-1]
-    chosen = wanted[:, 1:]
-    logits = backbone.logits(hidden[chosen]) / temperature
-    logp = logits.log_softmax(-1)
-    values = logp.gather(-1, ids[:, 1:][chosen].unsqueeze(-1)).squeeze(-1)
-    entropies = -(logp.detach().exp() * logp.detach()).sum(-1)
-    out = torch.zeros(ids.shape, dtype=torch.float32, device=ids.device)
-    entropy = torch.zeros_like(out)
-    entropy[:, 1:] = entropy[:, 1:].masked_scatter(chosen, entropies)
-    return torch.cat([out[:, :1], out[:, 1:].masked_scatter(chosen, values)], dim=1), entropy
+    logp = _distributions(backbone, ids, mask, wanted, temperature, positions)
+    return _at(wanted, logp.gather(-1, ids[wanted].unsqueeze(-1)).squeeze(-1))
+
+
+def token_logprobs_and_entropy(
+    backbone: Any, ids: Tensor, mask: Tensor, wanted: Tensor, temperature: float = 1.0, entropy_grad: bool = False
+) -> tuple[Tensor, Tensor]:
+    """``token_logprobs``, and the entropy in nats of each token's distribution, float32 [B, T], which has a gradient
+    only on ``entropy_grad``."""
+    logp = _distributions(backbone, ids, mask, wanted, temperature, None)
+    measured = logp if entropy_grad else logp.detach()
+    entropies = -(measured.exp() * measured).sum(-1)
+    return _at(wanted, logp.gather(-1, ids[wanted].unsqueeze(-1)).squeeze(-1)), _at(wanted, entropies)
+
+
+def _distributions(
+    backbone: Any, ids: Tensor, mask: Tensor, wanted: Tensor, temperature: float, positions: Tensor | None
+) -> Tensor:
+    """float32 [N, V]: log-probabilities of all tokens at each of the N wanted places."""
+    if positions is None:
+        hidden = backbone.hidden(ids, mask).last_hidden_state
+    else:
+        hidden = backbone.hidden_packed(ids, positions)
+    logits = backbone.logits(hidden[:, :-1][wanted[:, 1:]])
+    return (logits if temperature == 1.0 else logits / temperature).log_softmax(-1)
+
+
+def _at(wanted: Tensor, values: Tensor) -> Tensor:
+    """``values`` [N] at the N wanted places of a float32 [B, T] that is 0 elsewhere."""
+    return torch.zeros(wanted.shape, device=wanted.device).masked_scatter(wanted, values)

@@ -55,7 +55,7 @@ class Engine:
     def open(cls, model: str | Path, compute_dtype: str | None = None, runs_root: str | Path = "runs") -> Engine:
         """An engine over a run directory (with all its roles), a model folder, a hub id or ``embedded``."""
         folder = next((p for p in (Path(model), Path(runs_root) / str(model)) if (p / "config.yaml").is_file()), None)
-        settings = RunDir(folder).config()["backbone"] if folder else {"model": str(model), "quantization": "none"}
+        settings = RunDir(folder).backbone() if folder else {"model": str(model), "quantization": "none"}
         if compute_dtype:
             settings = settings | {"compute_dtype": compute_dtype}
         backbone = Backbone(BackboneConfig(**settings))
@@ -225,6 +225,6 @@ class Engine:
                 wanted: Tensor = mask.bool()
                 for i, prompt in enumerate(prompts):
                     wanted[i, : len(prompt)] = False
-                logp, _ = token_logprobs(self.backbone, rows, mask, wanted, temperature)
+                logp = token_logprobs(self.backbone, rows, mask, wanted, temperature)
                 found += [logp[i][wanted[i]].tolist() for i in range(len(prompts))]
         return found

@@ -22,7 +22,7 @@ UNWRITTEN = ("inline_container.cc", "PytorchStreamWriter")
 LESS_MEMORY = {
     "sft": "lower sft.batch_size or sft.max_length",
     "reward": "lower reward.batch_size or reward.max_length",
-    "ppo": "raise ppo.minibatches or lower ppo.max_tokens",
+    "ppo": "set ppo.micro_batch_size or lower ppo.max_tokens",
 }
 STEADIER = {"ppo": "lower ppo.learning_rate or raise ppo.kl_coef"}
 AGAIN = "and run the same command again (this stage starts over, finished ones are kept)"

@@ -1,7 +1,8 @@
 """The run directory: everything that a training writes, in plain files that survive a kill at any moment.
 
 ``config.yaml``, ``environment.json``, ``status.json``, ``metrics.jsonl``, ``samples.jsonl``, ``checkpoints/``,
-``adapters/``, ``trees/``, ``explanations/``, ``report.html``. Free of torch.
+``base/`` (a base model of its own, after full tuning), ``adapters/``, ``trees/``, ``explanations/``,
+``report.html``. Free of torch.
 """
 
 from __future__ import annotations
@@ -78,6 +79,12 @@ class RunDir:
 
     def config(self) -> dict[str, Any]:
         return yaml.safe_load((self.path / "config.yaml").read_text(encoding="utf-8"))
+
+    def backbone(self) -> dict[str, Any]:
+        """The settings of the run's backbone; after full tuning its model is the base that the run has written."""
+        settings: dict[str, Any] = self.config()["backbone"]
+        tuned = self.path / "base"
+        return settings | {"model": str(tuned)} if self.done("sft") and tuned.is_dir() else settings
 
     def status(self) -> dict[str, Any]:
         path = self.path / "status.json"

@@ -1,22 +1,23 @@
 """The ``align`` graph: data, sft, reward, ppo, evaluate, council, report: one run directory, resumable anywhere.
 
+A recipe's ``stop_after`` leads from that stage to the report; without it the same run goes on later.
+
 The run directory is the only record of what is done: a node whose stage is finished loads its adapter and goes on.
 """
 
 from __future__ import annotations
 
 import os
-import platform
 import shutil
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from importlib import metadata
 from itertools import zip_longest
 from pathlib import Path
 from types import ModuleType
-from typing import Any, TypedDict
+from typing import TypedDict
 
 import torch
 from langgraph.graph import END, START, StateGraph
@@ -24,7 +25,9 @@ from langgraph.runtime import Runtime
 
 from alignment.backbone import Backbone
 from alignment.batch import encode_completion
+from alignment.config import BackboneConfig
 from alignment.engine import Engine
+from alignment.errors import UsageError
 from alignment.failures import explained
 from alignment.ppo import train_ppo
 from alignment.reward import train_reward
@@ -36,13 +39,16 @@ from alignment.sft import train_sft
 from graphs import council as council_graph
 from graphs import evaluate as evaluate_graph
 from graphs import rewards
+from graphs.environment import environment
+from graphs.modules import plain_text
 from graphs.recipe import Recipe, load_task, resolved
 from graphs.report import write_report
 from graphs.resume import prepare_resume
 from graphs.tasks import TaskData
 
+STOPS = ("sft", "reward", "ppo")  # where a recipe may end
 SITTINGS = 4
-PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "trl", "langgraph", "langchain-core", "lime", "alibi")
+VERDICTS = {True: "solved", False: "not solved", None: "no checker to say whether it is solved"}
 
 
 class State(TypedDict, total=False):
@@ -58,12 +64,15 @@ class Context:
     data: TaskData
     run: RunDir
     report: Report
+    base: Path  # what the recipe's relative paths are relative to
     _engines: list[Engine] = field(default_factory=list)
 
     @cached_property
     def backbone(self) -> Backbone:
         self.report({"stage": "load", "step": 0, "total": 1, "metrics": {}, "message": self.recipe.backbone.model})
-        return Backbone(self.recipe.backbone)
+        config = BackboneConfig(**{**self.recipe.backbone.model_dump(), "model": self.run.backbone()["model"]})
+        tunes_it = self.recipe.sft.method == "full" and not self.run.done("sft")
+        return Backbone(config, master_weights=tunes_it)
 
     @cached_property
     def engine(self) -> Engine:
@@ -151,10 +160,11 @@ def reward(state: State, runtime: Runtime[Context]) -> State:
 
 def ppo(state: State, runtime: Runtime[Context]) -> State:
     c = runtime.context
-    if not c.finished("ppo", "policy", "value"):
-        prompts, recipe = c.data.prompts["train"], c.recipe
+    recipe = c.recipe
+    if not c.finished("ppo", "policy", *(("value",) if recipe.ppo.has_value_model else ())):
+        prompts, corpus = c.data.prompts["train"], plain_text(recipe.ppo.ptx_corpus, c.base)
         with explained("ppo", c.run):
-            train_ppo(c.engine, recipe.ppo, prompts, c.task.check, c.run, recipe.seed, c.report, c.score)
+            train_ppo(c.engine, recipe.ppo, prompts, c.task.check, c.run, recipe.seed, c.report, c.score, corpus)
     return {"done": [*state["done"], "ppo"]}
 
 
@@ -207,7 +217,7 @@ def council(state: State, runtime: Runtime[Context]) -> State:
                     "step": step,
                     "total": SITTINGS,
                     "metrics": {},
-                    "message": f"{question}: {'solved' if result['solved'] else 'not solved'}",
+                    "message": f"{question}: {VERDICTS[result['solved']]}",
                 }
             )
             if {True, False} <= set(verdicts) or (verdicts[-1] is None and step == 2):
@@ -232,8 +242,18 @@ def build() -> StateGraph:
         builder.add_node(node.__name__, node)
     names = [START, *(node.__name__ for node in nodes), END]
     for before, after in zip(names, names[1:], strict=False):
-        builder.add_edge(before, after)
+        if before in STOPS:
+            builder.add_conditional_edges(before, _next(before, after), [after, "report"])
+        else:
+            builder.add_edge(before, after)
     return builder
+
+
+def _next(stage: str, after: str) -> Callable[[State, Runtime[Context]], str]:
+    def following(state: State, runtime: Runtime[Context]) -> str:
+        return "report" if runtime.context.recipe.stop_after == stage else after
+
+    return following
 
 
 graph = build().compile(name="align")
@@ -247,12 +267,22 @@ def run_align(recipe: Recipe, base: Path, runs_root: Path, fresh: bool, report: 
     if recipe.reward.function is None:
         refuse_other_kind(recipe.reward, rows.pairs["train"] + rows.pairs["validation"])
     run = RunDir(runs_root / recipe.name)
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        if not run.done("reward"):
+            raise UsageError(
+                "several processes share PPO alone; first train up to the reward model in one process: "
+                "junto run align RECIPE --set stop_after=reward"
+            )
+        if int(os.environ["RANK"]):
+            _join(Context(recipe, task, rows, run, lambda event: None, base))
+            return run.path
     with run.locked():
         if fresh and run.path.exists():
             shutil.rmtree(run.path)
         if (run.path / "config.yaml").exists():
             prepare_resume(run, recipe)
-        context = Context(recipe, task, rows, run, report)
+        plain_text(recipe.ppo.ptx_corpus, base)  # a missing file is said before anything is trained
+        context = Context(recipe, task, rows, run, report, base)
         run.create(resolved(recipe), environment(recipe) | {"base": str(base.resolve())})
         run.set_status("running")
         try:
@@ -268,18 +298,14 @@ def run_align(recipe: Recipe, base: Path, runs_root: Path, fresh: bool, report: 
     return run.path
 
 
-def environment(recipe: Recipe) -> dict[str, Any]:
-    """What the run's numbers depend on besides the recipe."""
-    return {
-        "junto": metadata.version("junto"),
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "processor": _processor(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "packages": {name: metadata.version(name) for name in PACKAGES if _installed(name)},
-        "backbone": recipe.backbone.model_dump(mode="json"),
-    }
+def _join(context: Context) -> None:
+    """Under ``accelerate launch``, what the processes beside the first do: their share of PPO. They write nothing."""
+    context.finished("sft", "sft")
+    context.finished("reward", *(() if context.recipe.reward.function else ("reward",)))
+    try:
+        ppo({"done": []}, Runtime(context=context))
+    finally:
+        context.close()
 
 
 def _illustrations(run: RunDir) -> list[str]:
@@ -288,17 +314,3 @@ def _illustrations(run: RunDir) -> list[str]:
     solved, unsolved = ([r["question"] for r in rows if bool(r["solved"]) == kind] for kind in (True, False))
     in_turn = [question for pair in zip_longest(unsolved, solved) for question in pair if question is not None]
     return list(dict.fromkeys(in_turn))[:SITTINGS]
-
-
-def _processor() -> str:
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text().splitlines() if path.exists() else []
-    return next((x.split(":", 1)[1].strip() for x in lines if x.startswith("model name")), platform.processor())
-
-
-def _installed(name: str) -> bool:
-    try:
-        metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return False
-    return True

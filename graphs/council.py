@@ -30,6 +30,7 @@ from pydantic import BaseModel
 from agents.config import CouncilConfig, ExpertConfig
 from agents.thought import Thought, Tree, line, merge, read, step_grammar, vote
 from alignment.engine import Completion, Engine, Request
+from alignment.errors import SetupError
 from alignment.run_dir import RunDir, write_atomic
 from alignment.scoring import Scorer
 from graphs.recipe import load_recipe, load_task
@@ -258,6 +259,12 @@ def run_council(
     task = load_task(recipe.task, run_dir.path)
     question = task.validate_question(question)
     with Engine.open(run_dir.path) as engine:
+        absent = sorted({expert.role for expert in recipe.council.experts} - set(engine.roles))
+        if absent:
+            raise SetupError(
+                f"the run {run_dir.path} has no {' and no '.join(absent)} (it has {', '.join(engine.roles)}); run its "
+                "recipe without stop_after, or seat experts that it has: --set council.experts.0.role=sft"
+            )
         context = Context(
             engine,
             task,

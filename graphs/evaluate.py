@@ -17,6 +17,7 @@ from langgraph.graph import END, START, StateGraph
 from langgraph.runtime import Runtime
 
 from alignment.engine import Engine, Request
+from alignment.errors import SetupError
 from alignment.run_dir import Report, RunDir, write_atomic
 from alignment.scoring import Scorer
 from alignment.statistics import Interval, bootstrap, paired_wilson, wilson
@@ -141,10 +142,17 @@ def run_evaluate(run: Path, overrides: Sequence[str], report: Report) -> dict[st
     recipe = load_recipe(run_dir.path / "config.yaml", overrides)
     task = load_task(recipe.task, run_dir.path)
     data = task.load(task.Options(**recipe.data), recipe.seed, Path(run_dir.environment()["base"]))
-    # other settings make other samples: they are written beside the run's own, not over them
-    folder = RunDir(run_dir.path / "evaluations" / time.strftime("%Y%m%d-%H%M%S"))
-    folder.path.mkdir(parents=True)
     with Engine.open(run_dir.path) as engine:
+        needed = ARMS if recipe.reward.function else (*ARMS, "reward")
+        absent = [role for role in needed if role not in engine.roles]
+        if absent:
+            raise SetupError(
+                f"the run {run_dir.path} has no {' and no '.join(absent)} (it has {', '.join(engine.roles)}), so there "
+                "is nothing to compare; run its recipe without stop_after"
+            )
+        # other settings make other samples: they are written beside the run's own, not over them
+        folder = RunDir(run_dir.path / "evaluations" / time.strftime("%Y%m%d-%H%M%S"))
+        folder.path.mkdir(parents=True)
         context = Context(
             engine,
             data.prompts["validation"][: recipe.evaluate.n],

@@ -1,4 +1,4 @@
-"""Python files of a user's that a recipe names: a task, a reward function. Free of torch."""
+"""Files of a user's that a recipe names: a task, a reward function, plain text. Free of torch."""
 
 from __future__ import annotations
 
@@ -71,3 +71,17 @@ def module_from_file(given: str, base: Path, what: str) -> ModuleType:
     except Exception as error:
         raise UsageError(f"{what}: {path} raised {type(error).__name__} while it was read, {error}") from error
     return module
+
+
+def plain_text(given: str | None, base: str | Path = ".") -> str:
+    """The text of the file ``given`` (``ppo.ptx_corpus``, relative to ``base``); empty where there is none. Raises
+    UsageError."""
+    if given is None:
+        return ""
+    path = file_of(given, Path(base))
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(
+            f"ppo.ptx_corpus: {path} cannot be read as UTF-8 text ({error}); the path is relative to the recipe"
+        ) from None

@@ -10,14 +10,14 @@ import pkgutil
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError
 from pydantic_core import ErrorDetails
 
 from agents.config import CouncilConfig
-from alignment.config import BackboneConfig, PPOConfig, RewardConfig, Settings, SFTConfig
+from alignment.config import BackboneConfig, PPOConfig, RewardConfig, Settings, SFTConfig, tuning_conflict
 from alignment.errors import UsageError
 from graphs.modules import file_of, load_function, module_from_file
 from graphs.source import Location, Source, did_you_mean
@@ -50,6 +50,9 @@ class Recipe(Settings):
     )
     seed: int = Field(0, ge=0, description="of data, initial weights and sampling")
     task: str = Field("graphs.tasks.game24", description="dotted path of a task module, or a .py file")
+    stop_after: Literal["sft", "reward", "ppo"] | None = Field(
+        None, description="stage after which the run ends with its report; null: all stages"
+    )
     data: dict[str, Any] = Field(default_factory=dict, description="options of the task")
     backbone: BackboneConfig = BackboneConfig()
     sft: SFTConfig = SFTConfig()
@@ -75,6 +78,9 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         recipe = Recipe.model_validate(data)
     except ValidationError as error:
         raise _usage_error(source, Recipe, (), error) from None
+    if conflict := _conflict(recipe):
+        location, sentence = conflict
+        raise UsageError(f'{source.where(location)}: "{".".join(map(str, location))}": {sentence}')
     base = source.path.parent
     try:
         task = load_task(recipe.task, base)
@@ -94,6 +100,18 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
             raise UsageError(f"{source.where(('reward', 'function'))}: {error}") from None
         update["reward"] = recipe.reward.model_copy(update={"function": name})
     return recipe.model_copy(update=update)
+
+
+def _conflict(recipe: Recipe) -> tuple[Location, str] | None:
+    """A key that is right by itself and does not go with another one, and why."""
+    if found := tuning_conflict(recipe.backbone, recipe.sft):
+        return ("sft", found[0]), found[1]
+    if recipe.sft.virtual and recipe.stop_after != "sft":
+        return ("sft", "method"), (
+            f"the reward model and PPO are LoRA adapters, which PEFT cannot put on a model with a {recipe.sft.method} "
+            "encoder; set stop_after: sft, or sft.method: lora"
+        )
+    return None
 
 
 def resolved(recipe: Recipe) -> str:

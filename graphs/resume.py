@@ -21,7 +21,8 @@ def prepare_resume(run: RunDir, recipe: Recipe) -> None:
     The section of the stage that failed may be another one, since that is how a failure is mended: the stage then
     begins again, with what was finished before it.
     """
-    before, now = run.config(), recipe.model_dump(mode="json")
+    # a run of an earlier version lacks keys that have come since: they had their defaults
+    before, now = Recipe.model_validate(run.config()).model_dump(mode="json"), recipe.model_dump(mode="json")
     failed = _failed(run)
     changed = {section: list(_differences(before.get(section), now[section], section)) for section in FIXED}
     refused = [key for section, keys in changed.items() if section != failed for key in keys]

@@ -135,6 +135,51 @@ def chat(
     run_chat(str(named) if (named / "config.yaml").is_file() else model, session, go_on, role)
 
 
+@app.command()
+def estimate(
+    recipe: Annotated[Path, typer.Argument(help="A recipe in YAML.")],
+    assignments: Annotated[
+        list[str] | None, typer.Option("--set", metavar="A.B=VALUE", help="Override a key; may be repeated.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Memory and time that a recipe will need, before anything is loaded."""
+    from graphs.cli import estimate as estimates
+    from graphs.cli.output import console, results, write_json
+
+    with results(json) as out:
+        found = estimates.estimate_recipe(recipe, assignments or [])
+        if json:
+            write_json(found, out)
+        else:
+            estimates.print_estimate(found, console(out))
+
+
+@app.command()
+def export(
+    run_name: Annotated[str, typer.Argument(metavar="RUN", help="A run, by name or path.")],
+    to: Annotated[Path, typer.Option("--to", metavar="FOLDER", help="A new folder.")],
+    role: Annotated[str | None, typer.Option("--role", help="policy or sft; without it the last trained.")] = None,
+    dtype: Annotated[
+        str | None, typer.Option("--dtype", help="float32 or bfloat16; without it the recipe's compute_dtype.")
+    ] = None,
+    json: Json = False,
+    runs_root: RunsRoot = Path("runs"),
+) -> None:
+    """Merge a run's adapter and write a plain Hugging Face folder."""
+    from alignment.run_dir import RunDir
+    from graphs.cli import export as exports
+    from graphs.cli.output import console, results, write_json
+
+    with results(json) as out:
+        written = exports.export_run(RunDir.open(run_name, runs_root), to, role, dtype)
+        if json:
+            write_json(written, out)
+        else:
+            lines = [f"{written['folder']}: {written['merged']}, in {written['dtype']}", f"GGUF: {written['gguf']}"]
+            console(out).print("\n".join(lines))
+
+
 @explain_app.command("text")
 def explain_text(
     run_name: RunName,

@@ -98,17 +98,20 @@ def _align_plan(recipe: Any, base: Path, request: Request) -> dict[str, str]:
     path = request.runs_root / recipe.name
     held_out = min(recipe.evaluate.n, len(data.prompts["validation"]))
     there = "starts over" if request.fresh else "goes on where it stopped"
-    return {
-        "data": "; ".join([*counts, *data.notes]),
-        "sft": f"{recipe.sft.steps} steps of {recipe.sft.batch_size} rows",
+    stages = {
+        "sft": f"{recipe.sft.method}, {recipe.sft.steps} steps of {recipe.sft.batch_size} rows",
         "reward": f"{config.function}, nothing to train"
         if config.function
         else f"{config.steps} steps of {config.batch_size} {pairs}, {config.loss}",
         "ppo": f"{recipe.ppo.iterations} iterations of {recipe.ppo.batch_size} rollouts of up to "
         f"{recipe.ppo.max_tokens} tokens",
         "evaluate": f"SFT and policy on up to {held_out} held-out prompts",
-        "run": f"{path} ({there if (path / 'config.yaml').exists() else 'new'})",
     }
+    if recipe.stop_after is not None:
+        names = list(stages)
+        stages = {name: stages[name] for name in names[: names.index(recipe.stop_after) + 1]}
+    run = f"{path} ({there if (path / 'config.yaml').exists() else 'new'})"
+    return {"data": "; ".join([*counts, *data.notes]), **stages, "run": run}
 
 
 def _council(request: Request, out: IO[str]) -> None:

@@ -60,6 +60,8 @@ CHARTS: dict[str, tuple[Chart, ...]] = {
         Chart("Clipped tokens", "policy/clipfrac_avg, %", {"policy/clipfrac_avg": "clipped"}, (0.0,), share=True),
         Chart("Approximate KL of an update", "policy/approxkl_avg, nats", {"policy/approxkl_avg": "KL"}, (0.0,)),
         Chart("Entropy of the policy", "objective/entropy, nats", {"objective/entropy": "entropy"}, (0.0,)),
+        Chart("Weight of the KL penalty", "objective/kl_coef", {"objective/kl_coef": "beta"}, (0.0,)),
+        Chart("Pretraining loss", "loss/ptx_avg, nats per token of plain text", {"loss/ptx_avg": "plain text"}, (0.0,)),
         Chart("Policy loss", "loss/policy_avg", {"loss/policy_avg": "policy"}, reference=0.0),
         Chart("Value loss", "loss/value_avg", {"loss/value_avg": "value"}, (0.0,)),
         Chart(
@@ -76,6 +78,8 @@ RESULTS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "validation_loss": ("Validation loss, nats per token", number),
     "perplexity": ("Perplexity", number),
     "tokens": ("Tokens trained on", number),
+    "trained_parameters": ("Trained parameters", number),
+    "method": ("Method", str),
     "pair_accuracy": ("Held-out pair accuracy", percent),
     "auc": ("Held-out AUC", number),
     "pearson": ("Held-out Pearson correlation with the scores", number),

@@ -10,6 +10,7 @@ import torch
 from alignment.backbone import Backbone
 from alignment.config import BackboneConfig, LoraSettings
 from alignment.errors import SetupError
+from alignment.weights import dequantized
 
 PROMPT = [{"role": "user", "content": "4 7 8 8"}]
 
@@ -72,19 +73,16 @@ def test_only_the_entered_role_trains(tiny_model: Path) -> None:
     assert {id(p) for p in backbone.parameters("reward")} <= everything
 
 
-@pytest.mark.parametrize("quantization", ["none", "nf4"])
+@pytest.mark.parametrize("quantization", ["none", "int8", "nf4"])
 def test_gradients_after_sampling_are_those_of_dense_weights(tiny_model: Path, quantization: str) -> None:
     """A forward in eval mode must not change the gradients of a later training step (bitsandbytes repacks 4-bit
     weights on some processors), and quantized gradients are those of the dequantized weights."""
-    import bitsandbytes as bnb
-
     backbone, dense = make(tiny_model, quantization), make(tiny_model)
-    plain = dict(dense._causal_lm.named_modules())
-    for name, module in backbone._causal_lm.named_modules():
-        if isinstance(module, bnb.nn.Linear4bit):
+    plain = dict(dense.causal_lm.named_modules())
+    for name, module in backbone.causal_lm.named_modules():
+        if isinstance(module, torch.nn.Linear):
             with torch.no_grad():
-                weight = bnb.functional.dequantize_4bit(module.weight.data, module.weight.quant_state)
-                plain[name].weight.copy_(weight)
+                plain[name].weight.copy_(dequantized(module))
     for b in (backbone, dense):
         b.add_role("sft", seed=0)
         disturb(b, "sft", 1)
@@ -104,6 +102,17 @@ def test_gradients_after_sampling_are_those_of_dense_weights(tiny_model: Path, q
     assert len(got) == len(want) == len(backbone.parameters("sft"))
     for a, b in zip(got, want, strict=True):
         assert torch.allclose(a, b, rtol=1e-4, atol=1e-5 * b.abs().max().item() + 1e-7)
+
+
+@pytest.mark.parametrize("quantization", ["none", "int8", "nf4"])
+def test_sampling_sees_the_model_that_is_trained(tiny_model: Path, quantization: str) -> None:
+    """The same hidden states in eval and in training mode: PPO's ratio starts at 1."""
+    backbone = make(tiny_model, quantization)
+    backbone.add_role("policy", seed=0)
+    disturb(backbone, "policy", 2)
+    sampled = hidden(backbone, "policy")
+    with backbone.role("policy", train=True):
+        assert torch.equal(backbone.hidden(*inputs(backbone)).last_hidden_state, sampled)
 
 
 def test_padding_does_not_move_a_row(tiny_model: Path) -> None:

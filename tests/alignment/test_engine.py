@@ -57,7 +57,7 @@ def test_threads_share_the_engine(engine: Engine) -> None:
 
 def test_greedy_is_transformers_greedy(engine: Engine) -> None:
     """The same tokens as ``generate`` of transformers, by another code path."""
-    model = engine.backbone._causal_lm
+    model = engine.backbone.causal_lm
     for prompt in PROMPTS:
         ids = engine.backbone.chat.prompt_ids(prompt)
         with engine.backbone.role("sft"):
@@ -71,7 +71,7 @@ def test_greedy_is_transformers_greedy(engine: Engine) -> None:
             )[0, len(ids) :].tolist()
         ours = engine.generate([Request(prompt, role="sft", max_tokens=20, temperature=0)])[0]
         assert list(ours.ids) == theirs
-    assert model is engine.backbone._causal_lm
+    assert model is engine.backbone.causal_lm
 
 
 def test_logprob_of_sampled_tokens_is_that_of_the_training_forward(engine: Engine) -> None:

@@ -119,6 +119,73 @@ def test_killed_at_any_event_it_ends_the_same(
         shutil.rmtree(root)
 
 
+SHORT = {"reward": {"steps": 1, "batch_size": 2}, "stop_after": "reward"}
+METHODS = {
+    # the tiny model's embedding is large enough for moments in 8 bits
+    "full": SHORT | {"sft": {"steps": 3, "batch_size": 4, "method": "full", "optimizer": "adamw_8bit"}},
+    "prefix": {"sft": {"steps": 3, "batch_size": 4, "method": "prefix", "virtual_tokens": 3}, "stop_after": "sft"},
+    "prompt": {"sft": {"steps": 3, "batch_size": 4, "method": "prompt"}, "stop_after": "sft"},
+    "packed": {
+        "sft": {"steps": 3, "batch_size": 4, "packing": True, "gradient_accumulation": 2},
+        "stop_after": "sft",
+    },
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_ends_the_same_after_a_kill(tiny_model: Path, tmp_path: Path, method: str) -> None:
+    """Killed after the checkpoint of step 2, and full tuning also when its base stands and its stage is not done."""
+
+    def recipe(root: Path) -> Recipe:
+        settings = METHODS[method]
+        root.mkdir()
+        return recipe_of(root, tiny_model, **(settings | {"sft": settings["sft"] | {"checkpoint_every": 2}}))
+
+    events: list[dict] = []
+    want = outcome(align(recipe(tmp_path / "straight"), tmp_path / "straight", events.append))
+    assert len(want["metrics"]) == 3 + (method == "full")
+    points = [i for i, e in enumerate(events) if e["stage"] == "sft" and e["step"] == 3 and not e.get("done")]
+    assert len(points) == 1 + (method == "full")
+    for number in points:
+        root = tmp_path / str(number)
+        settings, seen = recipe(root), 0
+
+        def kill(event: dict, number: int = number) -> None:
+            nonlocal seen
+            seen += 1
+            if seen > number:
+                raise Killed
+
+        with pytest.raises(Killed):
+            align(settings, root, kill)
+        assert (root / "runs" / "tiny" / "base").exists() == (number > points[0])
+        assert outcome(align(settings, root)) == want, events[number]
+
+
+def test_a_run_ends_where_it_is_told_and_goes_on_later(
+    straight: tuple[RunDir, list[dict]], tiny_model: Path, tmp_path: Path
+) -> None:
+    for stop, stages in (("sft", STAGES[:2]), ("reward", STAGES[:3]), ("ppo", STAGES[:4])):
+        run = align(recipe_of(tmp_path, tiny_model, stop_after=stop), tmp_path)
+        status = run.status()
+        assert status["state"] == "done" and tuple(status["stages"]) == stages
+        page = (run.path / "report.html").read_text()
+        titles = ("Supervised fine-tuning", "Reward model", "Proximal policy")
+        assert [title in page for title in titles] == [stage in stages for stage in STAGES[1:4]]
+    assert outcome(align(recipe_of(tmp_path, tiny_model), tmp_path)) == outcome(straight[0])
+
+
+def test_a_run_of_an_earlier_version_goes_on(straight: tuple[RunDir, list[dict]], tiny_model: Path) -> None:
+    """Keys that its recipe did not have yet count as their defaults."""
+    run, _ = straight
+    path = run.path / "config.yaml"
+    config = yaml.safe_load(path.read_text())
+    del config["sft"]["method"], config["stop_after"]
+    path.write_text(yaml.safe_dump(config))
+    before = outcome(run)
+    assert outcome(align(recipe_of(run.path.parents[1], tiny_model), run.path.parents[1])) == before
+
+
 def test_another_recipe_is_refused(straight: tuple[RunDir, list[dict]], tiny_model: Path) -> None:
     run, _ = straight
     folder = run.path.parents[1]

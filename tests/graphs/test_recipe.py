@@ -54,6 +54,19 @@ def test_the_resolved_recipe_reads_back_equal(path, tmp_path):
     assert again.sft.learning_rate == 1e-7
 
 
+@pytest.mark.parametrize(
+    ("overrides", "method"),
+    [
+        (["sft.method=qlora"], "qlora"),
+        (["sft.method=full", "backbone.quantization=none"], "full"),
+        (["sft.method=prefix", "stop_after=sft"], "prefix"),
+        (["sft.method=prompt", "stop_after=sft", "sft.gradient_checkpointing=true"], "prompt"),
+    ],
+)
+def test_what_goes_together_is_taken(tmp_path, overrides, method):
+    assert load_recipe(recipe_file(tmp_path, MINIMAL), overrides).sft.method == method
+
+
 def keys_of(model: type[BaseModel], prefix: str = "") -> list[str]:
     found = []
     for name, field in model.model_fields.items():
@@ -85,12 +98,20 @@ def test_every_key_is_suggested_for_its_misspelling(tmp_path, key):
         ("sft:\n  batch_size: 0\n", 4, "is 0; expected at least 1"),
         ("data:\n  wrong: 1.5\n", 4, '"data.wrong" is 1.5; expected at most 1'),
         ("backbone:\n  quantization: int4\n", 4, "expected 'none', 'int8' or 'nf4'"),
-        ("ppo: fast\n", 3, "\"ppo\" is 'fast'; expected a section with the keys iterations"),
+        ("ppo: fast\n", 3, "\"ppo\" is 'fast'; expected a section with the keys algorithm"),
         ("council:\n  experts: Ada\n", 4, "expected a list"),
         ("council:\n  experts: [{name: A}, {name: A}]\n", 4, "two experts are called 'A'"),
         ("explain:\n- question: q\n  candidates: [a]\n", 5, '"explain.0.candidates"'),
         ("explain:\n- candidates: [a, b]\n", 4, '"explain.0.question" is missing'),
         ("seed: 1\nseed: 2\n", 4, '"seed" is given twice'),
+        ("sft:\n  method: qlora\nbackbone:\n  quantization: int8\n", 4, "qlora is LoRA on 4-bit weights"),
+        ("sft:\n  steps: 3\n  method: full\n", 5, "set backbone.quantization: none"),
+        ("stop_after: sft\nsft:\n  method: prefix\n  gradient_checkpointing: true\n", 6, "or sft.method: prompt"),
+        ("stop_after: sft\nsft:\n  packing: true\n  method: prompt\n", 5, "its own virtual tokens"),
+        ("sft:\n  gradient_accumulation: 3\n  batch_size: 4\n", 4, "4 rows (sft.batch_size) cannot be cut into 3"),
+        ("sft:\n  method: prompt\n", 4, "model with a prompt encoder; set stop_after: sft"),
+        ("stop_after: reward\nsft:\n  method: prefix\n", 5, "model with a prefix encoder; set stop_after: sft"),
+        ("stop_after: evaluate\n", 3, "expected 'sft', 'reward' or 'ppo'"),
         ("sft: {steps: 1\n", 4, "malformed YAML"),
         ("sft:\n\tsteps: 1\n", 4, "malformed YAML"),
     ],
