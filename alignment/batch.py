@@ -10,6 +10,7 @@ from torch import Tensor
 
 from alignment.chat_format import ChatFormat
 from alignment.errors import UsageError
+from alignment.rows import place_of
 
 
 def pad(rows: Sequence[Sequence[int]], pad_id: int, left: bool = False) -> tuple[Tensor, Tensor]:
@@ -41,15 +42,17 @@ def encode_rows(chat: ChatFormat, rows: Sequence[dict[str, Any]], max_length: in
         ids, labels = ids[:max_length], labels[:max_length]
         if all(label == -100 for label in labels):
             raise UsageError(
-                f"supervised row {number}: the prompt alone fills sft.max_length ({max_length} tokens); raise it"
+                f"{place_of(row, number, 'supervised')}: the prompt alone fills sft.max_length ({max_length} tokens); "
+                "raise it, or set sft.long_rows to skip"
             )
         encoded.append({"input_ids": ids, "labels": labels})
     return encoded
 
 
-def encode_scored(chat: ChatFormat, prompt: Sequence[dict[str, str]], response: str) -> list[int]:
-    """Ids of a text that gets a scalar: it is read at the response's last token that is not white space."""
-    return chat.prompt_ids(prompt) + chat.text_ids(response.rstrip())
+def encode_scored(chat: ChatFormat, prompt: Sequence[dict[str, str]], response: str, drop: int = 0) -> list[int]:
+    """Ids of a text that gets a scalar: it is read at the response's last token that is not white space. ``drop``
+    tokens of the prompt's contents are left out, from the beginning on."""
+    return chat.prompt_ids(prompt, drop) + chat.text_ids(response.rstrip())
 
 
 def token_logprobs(
@@ -72,11 +75,13 @@ def token_logprobs(
 
 
 def token_logprobs_and_entropy(
-    backbone: Any, ids: Tensor, mask: Tensor, wanted: Tensor, temperature: float = 1.0
+    backbone: Any, ids: Tensor, mask: Tensor, wanted: Tensor, temperature: float = 1.0, entropy_grad: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """``token_logprobs``, and the entropy in nats of each token's distribution, float32 [B, T] without gradient."""
+    """``token_logprobs``, and the entropy in nats of each token's distribution, float32 [B, T], which has a gradient
+    only on ``entropy_grad``."""
     logp = _distributions(backbone, ids, mask, wanted, temperature, None)
-    entropies = -(logp.detach().exp() * logp.detach()).sum(-1)
+    measured = logp if entropy_grad else logp.detach()
+    entropies = -(measured.exp() * measured).sum(-1)
     return _at(wanted, logp.gather(-1, ids[wanted].unsqueeze(-1)).squeeze(-1)), _at(wanted, entropies)
 
 

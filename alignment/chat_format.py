@@ -24,11 +24,19 @@ class ChatFormat:
         self.eos_id: int = tokenizer.eos_token_id
         self.pad_id: int = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.eos_id
 
-    def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
-        """Ids of the messages and of the header after which the assistant writes."""
+    def prompt_ids(self, messages: Sequence[Message], drop: int = 0) -> list[int]:
+        """Ids of the messages and of the header after which the assistant writes; no messages, no ids.
+
+        ``drop`` tokens of the contents are left out, from the beginning on; what the template writes stays.
+        """
         ids: list[int] = []
-        for text, is_content in self._segments(messages):
-            ids += self.text_ids(text) if is_content else self._template_ids(text)
+        for text, is_content in self._segments(messages) if messages else []:
+            if not is_content:
+                ids += self._template_ids(text)
+                continue
+            content = self.text_ids(text)
+            ids += content[drop:]
+            drop = max(0, drop - len(content))
         return ids
 
     def text_ids(self, text: str) -> list[int]:

@@ -46,12 +46,16 @@ def save(folder: Path, step: int, tensors: dict[str, Tensor], optimizers: Optimi
     for name, optimizer in optimizers.items():
         for index, moments in optimizer.state_dict()["state"].items():
             everything |= {f"{name}/{index}/{key}": torch.as_tensor(value) for key, value in moments.items()}
-    # contiguous copies: safetensors refuses tensors that share storage
-    save_file(
-        {name: value.detach().clone().contiguous().cpu() for name, value in everything.items()},
-        aside / "tensors.safetensors",
-    )
-    (aside / "state.json").write_text(json.dumps(state | {"step": step}), encoding="utf-8")
+    try:
+        # contiguous copies: safetensors refuses tensors that share storage
+        save_file(
+            {name: value.detach().clone().contiguous().cpu() for name, value in everything.items()},
+            aside / "tensors.safetensors",
+        )
+        (aside / "state.json").write_text(json.dumps(state | {"step": step}), encoding="utf-8")
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)  # a disk that is full needs the room
+        raise
     return publish(aside, folder, step)
 
 

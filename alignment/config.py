@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+LongRowChoice = Literal["refuse", "skip", "cut"]
 
 
 class Settings(BaseModel):
@@ -64,7 +66,8 @@ class SFTConfig(Settings):
     )
     learning_rate: float = Field(5e-4, gt=0, description="peak learning rate of AdamW, linear decay")
     warmup_steps: int = Field(5, ge=0, description="optimizer steps of linear warm-up")
-    max_length: int = Field(512, ge=8, description="tokens per row; longer rows are refused or cut, with a notice")
+    max_length: int = Field(512, ge=8, description="tokens per row")
+    long_rows: LongRowChoice = Field("cut", description="rows above max_length: refuse, skip, or cut their end")
     checkpoint_every: int = Field(10, ge=1, description="optimizer steps between checkpoints")
 
     @property
@@ -106,34 +109,134 @@ def tuning_conflict(backbone: BackboneConfig, sft: SFTConfig) -> tuple[str, str]
 
 
 class RewardConfig(Settings):
-    """Reward model: a LoRA adapter and a scalar head, trained on pairs with the margin ranking loss."""
+    """Reward model: a LoRA adapter and a scalar head, trained on pairs or on scores; or a function, untrained."""
 
+    function: str | None = Field(
+        None,
+        description="a Python function (prompt, response) -> number that is the reward, in place of a trained one: "
+        "'my_rewards.py:length', relative to the recipe, or 'package.module:length'",
+    )
+    loss: Literal["margin_ranking", "bradley_terry", "regression"] = Field(
+        "margin_ranking", description="margin_ranking and bradley_terry learn from pairs, regression from scores"
+    )
     steps: int = Field(60, ge=1, description="optimizer steps")
-    batch_size: int = Field(8, ge=1, description="pairs per step")
+    batch_size: int = Field(8, ge=1, description="pairs per step, or scored texts")
     learning_rate: float = Field(3e-4, gt=0, description="peak learning rate of AdamW, linear decay")
     warmup_steps: int = Field(5, ge=0, description="optimizer steps of linear warm-up")
-    margin: float = Field(1.0, ge=0, description="margin m of max(0, m - (r_chosen - r_rejected))")
-    max_length: int = Field(512, ge=8, description="tokens per row")
+    margin: float | None = Field(
+        None,
+        ge=0,
+        description="margin between chosen and rejected, of pairs that bring none; null: 1 for margin_ranking, 0 for "
+        "bradley_terry",
+    )
+    center_coef: float = Field(
+        0.0, ge=0, description="weight of the mean of (r_chosen + r_rejected)^2, which keeps rewards around 0"
+    )
+    normalize: Literal["validation", "reference", "none"] = Field(
+        "validation",
+        description="texts on which rewards get mean 0 and standard deviation 1: the held-out ones, samples of the SFT "
+        "model on training prompts (reference), or none: rewards stay as they were learned",
+    )
+    reference_samples: int = Field(64, ge=2, description="samples of the SFT model for normalize: reference")
+    max_length: int = Field(512, ge=8, description="tokens of a prompt and its response")
+    long_rows: LongRowChoice = Field(
+        "cut",
+        description="rows above max_length: refuse, skip, or cut; the prompt loses its beginning first, then the "
+        "response its end",
+    )
     checkpoint_every: int = Field(10, ge=1, description="optimizer steps between checkpoints")
+
+    @model_validator(mode="after")
+    def _pairs_or_scores(self) -> RewardConfig:
+        if self.loss == "regression" and (self.margin is not None or self.center_coef):
+            key = "center_coef" if self.margin is None else "margin"
+            raise ValueError(f"{key} belongs to losses of pairs, and loss is regression; leave it out")
+        return self
 
 
 class PPOConfig(Settings):
-    """Proximal policy optimization (arXiv 1707.06347) in the form used for language models (InstructGPT)."""
+    """Policy gradients against the reward: REINFORCE, RLOO, A2C and PPO, one code path.
 
+    PPO: Schulman et al. 2017 (arXiv 1707.06347) in the form used for language models (InstructGPT, arXiv 2203.02155).
+    A2C is PPO with one epoch and one minibatch (arXiv 2205.09123), where the ratio is 1 and clipping never acts;
+    REINFORCE and RLOO (arXiv 2402.14740) have no value model, and take one step per batch as well.
+    """
+
+    algorithm: Literal["reinforce", "rloo", "a2c", "ppo"] = Field("ppo", description="how advantages are made")
     iterations: int = Field(8, ge=1, description="rounds of sampling and updating")
     batch_size: int = Field(32, ge=2, description="rollouts per iteration")
+    samples_per_prompt: int = Field(1, ge=1, description="rollouts of one prompt; rloo needs at least 2")
     minibatches: int = Field(2, ge=1, description="optimizer steps per epoch")
     epochs: int = Field(2, ge=1, description="passes over the rollouts of an iteration")
+    micro_batch_size: int | None = Field(
+        None, ge=1, description="rows per forward and backward; gradients add up to the minibatch's; null: all"
+    )
     max_tokens: int = Field(64, ge=1, description="tokens per response")
     temperature: float = Field(1.0, gt=0, description="temperature of sampling and of every log-probability")
     learning_rate: float = Field(1e-4, gt=0, description="peak learning rate of the policy, linear decay to 0")
     value_learning_rate: float = Field(1e-4, gt=0, description="peak learning rate of the value model")
+    warmup_iterations: int = Field(0, ge=0, description="iterations of linear warm-up of both learning rates")
     kl_coef: float = Field(0.05, ge=0, description="beta: weight of the KL penalty towards the frozen SFT adapter")
+    kl_penalty: Literal["reward", "loss"] = Field(
+        "reward", description="reward: k1 in the rewards of the tokens; loss: k2 as a term of the loss"
+    )
+    kl_target: float | None = Field(
+        None, gt=0, description="nats per response; beta then adapts towards it (Ziegler et al. 2019); null: fixed"
+    )
+    kl_horizon: int = Field(10000, ge=1, description="rollouts over which an adaptive beta can double")
     gamma: float = Field(1.0, gt=0, le=1, description="discount")
     lam: float = Field(0.95, ge=0, le=1, description="lambda of generalized advantage estimation")
+    surrogate: Literal["clip", "kl_old"] = Field(
+        "clip", description="clip: the clipped ratio; kl_old: the plain ratio and an adaptive KL from the old policy"
+    )
     clip_range: float = Field(0.2, gt=0, description="epsilon of the clipped surrogate")
+    kl_old_coef: float = Field(1.0, gt=0, description="first weight of the KL from the old policy (kl_old)")
+    kl_old_target: float = Field(0.01, gt=0, description="nats per token that this KL is steered to (kl_old)")
     value_clip_range: float = Field(0.2, gt=0, description="clipping of the value update")
     value_coef: float = Field(0.5, ge=0, description="weight of the value loss")
+    entropy_coef: float = Field(0.0, ge=0, description="weight of the entropy bonus")
     max_grad_norm: float = Field(1.0, gt=0, description="gradient norm that is clipped to")
     missing_eos_penalty: float = Field(1.0, ge=0, description="subtracted from the score of an unfinished response")
+    normalize_scores: bool = Field(
+        False, description="scores less their running mean, over their running deviation, from all rollouts so far"
+    )
+    whiten_rewards: bool = Field(False, description="scale the rewards of the tokens to variance 1, mean kept")
     target_kl: float | None = Field(0.1, description="ends an iteration's epochs when approxkl exceeds it; null: never")
+    max_ratio: float = Field(10.0, gt=1, description="an update whose mean ratio exceeds this ends the training")
+    ptx_coef: float = Field(
+        0.0, ge=0, description="weight of the pretraining loss on plain text (InstructGPT's gamma, equation 2)"
+    )
+    ptx_corpus: str | None = Field(
+        None, description="plain text for the pretraining loss, a .txt file relative to the recipe"
+    )
+    ptx_batch_size: int = Field(4, ge=1, description="windows of plain text per optimizer step")
+    ptx_length: int = Field(128, ge=8, description="tokens per window of plain text")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_step(cls, given: Any) -> Any:
+        if isinstance(given, dict) and given.get("algorithm", "ppo") != "ppo":
+            given = {"epochs": 1, "minibatches": 1, **given}
+            if given["algorithm"] == "a2c":
+                given = {"lam": 1.0, **given}
+            if given["algorithm"] == "rloo":
+                given = {"samples_per_prompt": 2, **given}
+        return given
+
+    @model_validator(mode="after")
+    def _fits(self) -> PPOConfig:
+        if self.algorithm != "ppo" and (self.epochs, self.minibatches) != (1, 1):
+            raise ValueError(
+                f"{self.algorithm} takes one step per batch; set epochs and minibatches to 1, or leave them"
+            )
+        if self.algorithm == "rloo" and self.samples_per_prompt < 2:
+            raise ValueError("rloo compares the samples of one prompt; set samples_per_prompt to at least 2")
+        if self.batch_size % self.samples_per_prompt:
+            raise ValueError("batch_size is not a multiple of samples_per_prompt; make it one")
+        if (self.ptx_coef > 0) != (self.ptx_corpus is not None):
+            raise ValueError("the pretraining loss needs both ptx_coef and ptx_corpus; set both or neither")
+        return self
+
+    @property
+    def has_value_model(self) -> bool:
+        return self.algorithm in ("a2c", "ppo")

@@ -1,8 +1,10 @@
-"""The reward model: a LoRA adapter and a scalar head on the shared backbone, trained on pairs."""
+"""The reward model: a LoRA adapter and a scalar head on the shared backbone, trained on pairs or on scores."""
 
 from __future__ import annotations
 
 import shutil
+import statistics
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -13,14 +15,16 @@ from alignment import checkpoint
 from alignment.backbone import Backbone
 from alignment.batch import encode_scored, pad
 from alignment.config import RewardConfig
-from alignment.errors import JuntoError, UsageError
-from alignment.losses import margin_ranking_loss
+from alignment.failures import refuse_nan
+from alignment.losses import bradley_terry_loss, centring_penalty, margin_ranking_loss, regression_loss
+from alignment.preferences import Example, Row, encode
+from alignment.reward_metrics import pair_results, score_results
 from alignment.run_dir import Report, RunDir, StageLog
 from alignment.schedule import adamw, length_grouped, set_learning_rate
-from alignment.statistics import auc, correlation, paired_bootstrap, wilson
+from alignment.scoring import Prompt
 
-Row = dict[str, Any]
-Pair = tuple[list[int], list[int], float]  # ids of chosen and rejected, margin
+Scale = tuple[float, float]  # gain and bias
+Samples = Callable[[], tuple[Sequence[Prompt], Sequence[str]]]
 
 
 def train_reward(
@@ -31,9 +35,17 @@ def train_reward(
     run: RunDir,
     seed: int,
     report: Report,
+    reference: Samples | None = None,
 ) -> None:
-    """Trains the ``reward`` adapter and head with the margin ranking loss, or goes on from the last checkpoint."""
-    pairs = _encode(backbone, rows, config)
+    """Trains the ``reward`` adapter and head, or goes on from the last checkpoint; writes ``adapters/reward``.
+
+    Rows are pairs ``{"prompt", "chosen", "rejected"}`` with an optional ``"margin"``, or, for the regression loss,
+    ``{"prompt", "response", "score"}``. ``reference`` gives prompts and samples of the SFT model, the texts on which
+    ``normalize: reference`` gives rewards mean 0 and standard deviation 1; it must give the same ones every time.
+    """
+    examples, notes = encode(backbone.chat, rows, config, "training")
+    held_out, more = encode(backbone.chat, validation, config, "held-out")
+    unit = _unit(examples, config)
     backbone.add_role("reward", seed=seed + 1)
     optimizer = adamw(backbone.parameters("reward"), config.learning_rate)
     folder = run.path / "checkpoints" / "reward"
@@ -42,88 +54,125 @@ def train_reward(
         weights, state = checkpoint.load(resume, {"adam": optimizer})
         backbone.set_weights("reward", weights)
         start = state["step"]
+    run.set_stage("reward", notes=[*notes, *more])
     log = StageLog(run, "reward", config.steps, start, report)
-    lengths = [len(chosen) + len(rejected) for chosen, rejected, _ in pairs]
-    batches = length_grouped(lengths, config.batch_size, config.steps, f"{seed}/reward")
+    for note in (*notes, *more):
+        report({"stage": "reward", "step": start, "total": config.steps, "metrics": {}, "message": note})
+    batches = length_grouped([e.tokens for e in examples], config.batch_size, config.steps, f"{seed}/reward")
     for step in range(start, config.steps):
         set_learning_rate(optimizer, config.learning_rate, step, config.steps, config.warmup_steps)
-        metrics, tokens = _update(backbone, optimizer, [pairs[i] for i in batches[step]])
-        if metrics["loss"] != metrics["loss"]:
-            raise JuntoError(
-                f"reward step {step + 1}: the loss is not a number; lower reward.learning_rate, raise "
-                "reward.warmup_steps or set backbone.compute_dtype to float32, and run the same command again"
-            )
+        metrics, tokens = _update(backbone, optimizer, [examples[i] for i in batches[step]], config, unit, step + 1)
         log.step(step + 1, metrics, tokens)
         if (step + 1) % config.checkpoint_every == 0:
             checkpoint.save(folder, step + 1, backbone.weights("reward"), {"adam": optimizer}, {})
             log.saved(step + 1)
-    results = evaluate_reward(backbone, _encode(backbone, validation, config), config.batch_size)
+    results = evaluate_reward(backbone, held_out, config, unit, reference)
     results["adapter_sha256"] = backbone.save_role("reward", run.path / "adapters" / "reward")
     log.done(results)
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def evaluate_reward(backbone: Backbone, pairs: list[Pair], batch_size: int) -> dict[str, Any]:
-    """Held-out pair accuracy (a tie counts as wrong), AUC, correlation of reward with length in tokens.
-
-    Also fits the scale of the head, so that rewards have mean 0 and standard deviation 1 on these texts.
-    """
+def evaluate_reward(
+    backbone: Backbone,
+    examples: list[Example],
+    config: RewardConfig,
+    unit: Scale = (1.0, 0.0),
+    reference: Samples | None = None,
+) -> dict[str, Any]:
+    """Fits the scale of the head as ``config.normalize`` says; returns the figures of ``reward_metrics`` on held-out
+    examples. ``unit`` is the gain and bias from the head's own output to the unit of the scores (regression)."""
     backbone.scales["reward"] = (1.0, 0.0)
-    scores: list[tuple[float, float]] = []
-    with backbone.role("reward"), torch.no_grad():
-        for start in range(0, len(pairs), batch_size):
-            chosen, rejected, _ = _score(backbone, pairs[start : start + batch_size])
-            scores += list(zip(chosen.tolist(), rejected.tolist(), strict=True))
-    flat = torch.tensor(scores)
-    gain = 1.0 / flat.std().clamp(min=1e-6).item()
-    backbone.scales["reward"] = (gain, -flat.mean().item() * gain)
-    good, bad = [c for c, _ in scores], [r for _, r in scores]
-    lengths = [len(ids) for pair in pairs for ids in pair[:2]]
-    return {
-        "pair_accuracy": wilson(sum(c > r for c, r in scores), len(scores)),
-        "auc": paired_bootstrap(lambda i: auc([good[j] for j in i], [bad[j] for j in i]), len(scores)),
-        "length_correlation": correlation([s for pair in scores for s in pair], lengths),
-    }
+    size = 2 * config.batch_size
+    raw = _score_all(backbone, [text for example in examples for text in example.texts], size)
+    texts = raw
+    if config.normalize == "reference":
+        if reference is None:
+            raise ValueError("normalize: reference needs samples of the SFT model")
+        samples = [encode_scored(backbone.chat, p, r) for p, r in zip(*reference(), strict=True)]
+        texts = _score_all(backbone, samples, size)
+    gain, bias = backbone.scales["reward"] = unit if config.normalize == "none" else _standard(texts)
+    lengths = [len(text) for example in examples for text in example.texts]
+    if config.loss == "regression":
+        predicted = [unit[0] * score + unit[1] for score in raw]  # in the unit of the scores, whatever the scale
+        results = score_results(predicted, [e.target for e in examples], lengths, constant=unit[1])
+    else:
+        rewards = [gain * score + bias for score in raw]
+        results = pair_results(rewards[::2], rewards[1::2], lengths[::2] + lengths[1::2])
+    if config.normalize == "reference":
+        results["reference_samples"] = len(texts)
+    return results
 
 
-def _update(backbone: Backbone, optimizer: torch.optim.Optimizer, batch: list[Pair]) -> tuple[dict[str, float], int]:
+def _standard(scores: Sequence[float]) -> Scale:
+    """Gain and bias that give these scores mean 0 and standard deviation 1; only the mean where all are equal."""
+    spread = statistics.stdev(scores) if len(scores) > 1 else 0.0
+    gain = 1.0 / spread if spread > 1e-6 else 1.0
+    return gain, -statistics.fmean(scores) * gain
+
+
+def _unit(examples: Sequence[Example], config: RewardConfig) -> Scale:
+    """Regression learns scores less their mean, over their deviation: one learning rate then suits every unit."""
+    if config.loss != "regression":
+        return (1.0, 0.0)
+    scores = [example.target for example in examples]
+    return (statistics.pstdev(scores) or 1.0, statistics.fmean(scores))
+
+
+def _update(
+    backbone: Backbone,
+    optimizer: torch.optim.Optimizer,
+    batch: list[Example],
+    config: RewardConfig,
+    unit: Scale,
+    step: int,
+) -> tuple[dict[str, float], int]:
+    targets = torch.tensor([(example.target - unit[1]) / unit[0] for example in batch], device=backbone.device)
     with backbone.role("reward", train=True):
-        chosen, rejected, tokens = _score(backbone, batch)
-        loss = margin_ranking_loss(chosen, rejected, torch.tensor([pair[2] for pair in batch]))
+        # all first texts, then all second ones
+        texts = [example.texts[side] for side in range(len(batch[0].texts)) for example in batch]
+        scores = _score(backbone, texts).view(-1, len(batch))
+        loss, metrics = _loss(scores, targets, config)
         loss.backward()
         grad_norm = clip_grad_norm_(backbone.parameters("reward"), 1.0)
+        refuse_nan("reward", step, loss.item(), grad_norm.item())
         optimizer.step()
         optimizer.zero_grad()
-    metrics = {
-        "loss": loss.item(),
+    if config.loss == "regression":
+        metrics["mae"] *= unit[0]
+    rate = optimizer.param_groups[0]["lr"]
+    metrics = {"loss": loss.item(), **metrics, "grad_norm": grad_norm.item(), "learning_rate": rate}
+    return metrics, sum(example.tokens for example in batch)
+
+
+def _loss(scores: Tensor, targets: Tensor, config: RewardConfig) -> tuple[Tensor, dict[str, float]]:
+    """The loss of scores [2, N] of pairs with margins [N], or of scores [1, N] with targets [N]; and what is logged."""
+    if config.loss == "regression":
+        return regression_loss(scores[0], targets), {"mae": (scores[0] - targets).abs().mean().item()}
+    chosen, rejected = scores
+    pair_loss = {"margin_ranking": margin_ranking_loss, "bradley_terry": bradley_terry_loss}[config.loss]
+    loss = pair_loss(chosen, rejected, targets)
+    if config.center_coef:
+        loss = loss + config.center_coef * centring_penalty(chosen, rejected)
+    return loss, {
         "accuracy": (chosen > rejected).float().mean().item(),
         "margin": (chosen - rejected).mean().item(),
-        "grad_norm": grad_norm.item(),
-        "learning_rate": optimizer.param_groups[0]["lr"],
     }
-    return metrics, tokens
 
 
-def _score(backbone: Backbone, batch: list[Pair]) -> tuple[Tensor, Tensor, int]:
-    rows = [pair[0] for pair in batch] + [pair[1] for pair in batch]
-    ids, mask = pad(rows, backbone.chat.pad_id)
+def _score(backbone: Backbone, texts: Sequence[list[int]]) -> Tensor:
+    """float32 [N]: the head read at each text's last token, under the role that is entered."""
+    ids, mask = pad(texts, backbone.chat.pad_id)
     hidden = backbone.hidden(ids, mask).last_hidden_state
-    last = hidden[torch.arange(len(rows)), mask.sum(-1) - 1]
-    scores = backbone.scalar("reward", last)
-    return scores[: len(batch)], scores[len(batch) :], int(mask.sum())
+    return backbone.scalar("reward", hidden[torch.arange(len(texts)), mask.sum(-1) - 1])
 
 
-def _encode(backbone: Backbone, rows: list[Row], config: RewardConfig) -> list[Pair]:
-    pairs = []
-    for number, row in enumerate(rows, 1):
-        ids = [
-            encode_scored(backbone.chat, row["prompt"], row[side])[: config.max_length]
-            for side in ("chosen", "rejected")
-        ]
-        if ids[0] == ids[1]:
-            raise UsageError(
-                f"preference pair {number}: chosen and rejected are the same within reward.max_length "
-                f"({config.max_length} tokens); raise it or drop the row"
-            )
-        pairs.append((ids[0], ids[1], float(row.get("margin", config.margin))))
-    return pairs
+def _score_all(backbone: Backbone, texts: Sequence[list[int]], size: int) -> list[float]:
+    """The scores of texts, ``size`` at a time; neighbours in length share a batch."""
+    order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+    found = [0.0] * len(texts)
+    with backbone.role("reward"), torch.no_grad():
+        for start in range(0, len(order), size):
+            chunk = order[start : start + size]
+            for i, score in zip(chunk, _score(backbone, [texts[i] for i in chunk]).tolist(), strict=True):
+                found[i] = score
+    return found

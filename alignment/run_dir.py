@@ -25,17 +25,21 @@ Event = dict[str, Any]
 Report = Callable[[Event], None]  # takes {"stage", "step", "total", "metrics", "tokens_per_second", "eta_seconds"}
 
 TIME_COLUMNS = ("seconds", "tokens_per_second")
-STAGES = ("data", "sft", "reward", "ppo", "evaluate")
+STAGES = ("data", "sft", "reward", "ppo", "evaluate", "council")
 
 
 def write_atomic(path: Path, text: str) -> None:
     """Writes aside, flushes to disk, renames: readers see the old text or the new one."""
     aside = path.with_name(f".{path.name}.{os.getpid()}")
-    with aside.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(aside, path)
+    try:
+        with aside.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+    except BaseException:
+        aside.unlink(missing_ok=True)  # a disk that is full needs the room
+        raise
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:

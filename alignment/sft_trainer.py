@@ -15,6 +15,7 @@ from alignment import checkpoint
 from alignment.backbone import Backbone
 from alignment.batch import token_logprobs
 from alignment.config import SFTConfig
+from alignment.failures import refuse_nan
 from alignment.packing import pack
 from alignment.run_dir import StageLog
 from alignment.schedule import length_grouped
@@ -126,6 +127,7 @@ class _Progress(TrainerCallback):
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
         if not logs or "loss" not in logs:
             return
+        refuse_nan("sft", state.global_step, *(logs[k] for k in ("loss", "grad_norm") if k in logs))
         metrics: dict[str, float] = {k: logs[k] for k in ("loss", "grad_norm", "learning_rate") if k in logs}
         self.log.step(state.global_step, metrics, state.num_input_tokens_seen - self.tokens)
         self.tokens = state.num_input_tokens_seen

@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
+Numbers = Sequence[float] | np.ndarray
 Interval = dict[str, Any]  # {"value", "low", "high", "n", "level", "method"}
 
 
-def bootstrap(values: Sequence[float], seed: int = 0, resamples: int = 2000, level: float = 0.95) -> Interval:
+def bootstrap(values: Numbers, seed: int = 0, resamples: int = 2000, level: float = 0.95) -> Interval:
     """Mean with its percentile bootstrap interval (Efron 1979). For a paired difference pass the differences."""
     data = np.asarray(values, dtype=float)
     draws = np.random.default_rng(seed).integers(0, len(data), (resamples, len(data)))
@@ -27,27 +28,70 @@ def wilson(successes: int, n: int, level: float = 0.95) -> Interval:
     return _interval(p, max(centre - half, 0.0), min(centre + half, 1.0), n, level, "Wilson score")
 
 
-def auc(positive: Sequence[float], negative: Sequence[float]) -> float:
+def paired_wilson(first: Sequence[bool], second: Sequence[bool]) -> Interval:
+    """Difference of two proportions on the same items, second minus first, with its 95 % interval.
+
+    Wilson's intervals of both, squared and added with the correlation of the pairs (Newcombe 1998, Statistics in
+    Medicine 17:2635, method 10). Unlike a bootstrap of the differences it does not shrink to a point when no item
+    differs. Raises ValueError when the two are not of one length.
+    """
+    pairs = list(zip(map(bool, first), map(bool, second), strict=True))
+    n = len(pairs)
+    both, neither = pairs.count((True, True)), pairs.count((False, False))
+    lost, won = pairs.count((True, False)), pairs.count((False, True))
+    a, b = wilson(both + lost, n), wilson(both + won, n)
+    margins = (both + lost) * (won + neither) * (both + won) * (lost + neither)
+    product = both * neither - lost * won
+    corrected = max(product - n / 2, 0.0) if product > 0 else product  # Newcombe's continuity correction
+    phi = corrected / margins**0.5 if margins else 0.0
+
+    def spread(one: float, other: float) -> float:
+        return float(np.sqrt(one**2 - 2 * phi * one * other + other**2))
+
+    difference = b["value"] - a["value"]
+    low = difference - spread(b["value"] - b["low"], a["high"] - a["value"])
+    high = difference + spread(b["high"] - b["value"], a["value"] - a["low"])
+    return _interval(difference, low, high, n, 0.95, "Newcombe's paired score interval (method 10)")
+
+
+def auc(positive: Numbers, negative: Numbers) -> float:
     """Probability that a positive scores above a negative, ties counted half (Mann-Whitney)."""
-    a, b = np.asarray(positive, float)[:, None], np.asarray(negative, float)[None, :]
-    return float((a > b).mean() + 0.5 * (a == b).mean())
+    n, m = len(positive), len(negative)
+    above = _ranks([*positive, *negative])[:n].sum() - n * (n + 1) / 2
+    return float(above / (n * m))
 
 
 def paired_bootstrap(
-    statistic: Callable[[np.ndarray], float], n: int, seed: int = 0, resamples: int = 1000, level: float = 0.95
-) -> Interval:
-    """Any statistic of row numbers, resampled by rows: keeps what belongs together together."""
+    statistic: Callable[[np.ndarray], float | None], n: int, seed: int = 0, resamples: int = 1000, level: float = 0.95
+) -> Interval | None:
+    """Any statistic of row numbers, resampled by rows: keeps what belongs together together.
+
+    None where the statistic is undefined (None) on the rows themselves; resamples on which it is undefined are left
+    out.
+    """
+    value = statistic(np.arange(n))
+    if value is None:
+        return None
     rng = np.random.default_rng(seed)
     draws = [statistic(rng.integers(0, n, n)) for _ in range(resamples)]
-    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
-    value = statistic(np.arange(n))
+    low, high = np.quantile([d for d in draws if d is not None], [(1 - level) / 2, (1 + level) / 2])
     return _interval(value, low, high, n, level, f"percentile bootstrap over rows, {resamples} resamples")
 
 
-def correlation(x: Sequence[float], y: Sequence[float]) -> float | None:
+def correlation(x: Numbers, y: Numbers) -> float | None:
     """Pearson's r, or None where one side is constant."""
     a, b = np.asarray(x, float), np.asarray(y, float)
     return float(np.corrcoef(a, b)[0, 1]) if len(a) > 1 and a.std() > 0 and b.std() > 0 else None
+
+
+def spearman(x: Numbers, y: Numbers) -> float | None:
+    """Spearman's rank correlation (1904): Pearson's r of the ranks, ties sharing their mean rank."""
+    return correlation(_ranks(x), _ranks(y))
+
+
+def _ranks(values: Numbers) -> np.ndarray:
+    _, inverse, counts = np.unique(np.asarray(values, float), return_inverse=True, return_counts=True)
+    return (np.cumsum(counts) - (counts - 1) / 2)[inverse]
 
 
 def _interval(value: float, low: float, high: float, n: int, level: float, method: str) -> Interval:

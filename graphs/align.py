@@ -8,41 +8,47 @@ The run directory is the only record of what is done: a node whose stage is fini
 from __future__ import annotations
 
 import os
-import platform
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import cached_property
-from importlib import metadata
+from functools import cached_property, partial
 from itertools import zip_longest
 from pathlib import Path
 from types import ModuleType
-from typing import Any, TypedDict
+from typing import TypedDict
 
 import torch
 from langgraph.graph import END, START, StateGraph
 from langgraph.runtime import Runtime
 
 from alignment.backbone import Backbone
+from alignment.batch import encode_completion
 from alignment.config import BackboneConfig
 from alignment.engine import Engine
 from alignment.errors import UsageError
+from alignment.failures import explained
 from alignment.ppo import train_ppo
 from alignment.reward import train_reward
+from alignment.rollout import reference_samples
+from alignment.rows import fit_lengths, refuse_other_kind
 from alignment.run_dir import Report, RunDir
+from alignment.scoring import Scorer
 from alignment.sft import train_sft
 from graphs import council as council_graph
 from graphs import evaluate as evaluate_graph
+from graphs import rewards
+from graphs.environment import environment
+from graphs.modules import plain_text
 from graphs.recipe import Recipe, load_task, resolved
 from graphs.report import write_report
+from graphs.resume import prepare_resume
 from graphs.tasks import TaskData
 
-# sections that decide what is trained and measured: a run goes on only with the same ones
-FIXED = ("seed", "task", "data", "backbone", "sft", "reward", "ppo", "evaluate")
 STOPS = ("sft", "reward", "ppo")  # where a recipe may end
 SITTINGS = 4
-PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "trl", "langgraph", "langchain-core", "lime", "alibi")
+VERDICTS = {True: "solved", False: "not solved", None: "no checker to say whether it is solved"}
 
 
 class State(TypedDict, total=False):
@@ -58,6 +64,7 @@ class Context:
     data: TaskData
     run: RunDir
     report: Report
+    base: Path  # what the recipe's relative paths are relative to
     _engines: list[Engine] = field(default_factory=list)
 
     @cached_property
@@ -72,9 +79,20 @@ class Context:
         self._engines.append(Engine(self.backbone))
         return self._engines[0]
 
+    @cached_property
+    def score(self) -> Scorer:
+        """The recipe's reward function, or the engine's reward model."""
+        return rewards.scorer(self.recipe.reward, self.engine)
+
     def close(self) -> None:
         for engine in self._engines:
             engine.close()
+
+    def say(self, stage: str, notes: list[str]) -> None:
+        """Keeps what a person should know of a stage's rows, and tells it."""
+        self.run.set_stage(stage, notes=notes)
+        for note in notes:
+            self.report({"stage": stage, "step": 0, "total": 1, "metrics": {}, "message": note})
 
     def finished(self, stage: str, *roles: str) -> bool:
         """Whether ``stage`` is done; then its roles are loaded for the stages after it."""
@@ -104,31 +122,49 @@ def data(state: State, runtime: Runtime[Context]) -> State:
 def sft(state: State, runtime: Runtime[Context]) -> State:
     c = runtime.context
     if not c.finished("sft", "sft"):
-        train_sft(
-            c.backbone, c.recipe.sft, c.data.sft["train"], c.data.sft["validation"], c.run, c.recipe.seed, c.report
-        )
+        config, rows = c.recipe.sft, {}
+        notes: list[str] = []
+        for split, kind in (("train", "training"), ("validation", "held-out")):
+            given = c.data.sft[split]
+            tokens = [len(encode_completion(c.backbone.chat, row)[0]) for row in given]
+            rows[split], said = fit_lengths(given, tokens, config.max_length, config.long_rows, "sft", kind)
+            notes += said
+        c.say("sft", notes)
+        with explained("sft", c.run):
+            train_sft(c.backbone, config, rows["train"], rows["validation"], c.run, c.recipe.seed, c.report)
     return {"done": [*state["done"], "sft"]}
 
 
 def reward(state: State, runtime: Runtime[Context]) -> State:
+    """Trains the reward model; where a function is the reward, there is nothing to train, and it is measured only."""
     c = runtime.context
-    if not c.finished("reward", "reward"):
-        train_reward(
-            c.backbone,
-            c.recipe.reward,
-            c.data.pairs["train"],
-            c.data.pairs["validation"],
-            c.run,
-            c.recipe.seed,
-            c.report,
-        )
+    config, recipe = c.recipe.reward, c.recipe
+    if config.function is not None:
+        rewards.refuse_changed_function(config, c.run)
+        if not c.finished("reward"):
+            c.say("reward", [f"{config.function} is the reward; nothing is trained"])
+            results = rewards.function_results(config, c.data.pairs["validation"], c.backbone.chat)
+            c.run.set_stage("reward", state="done", step=1, total=1, results=results)
+            c.report({"stage": "reward", "step": 1, "total": 1, "metrics": results, "done": True})
+    elif not c.finished("reward", "reward"):
+        pairs, prompts = c.data.pairs, c.data.prompts["train"]
+        reference = None
+        if config.normalize == "reference":
+            reference = partial(reference_samples, c.engine, prompts, recipe.ppo, config.reference_samples, recipe.seed)
+        with explained("reward", c.run):
+            train_reward(
+                c.backbone, config, pairs["train"], pairs["validation"], c.run, recipe.seed, c.report, reference
+            )
     return {"done": [*state["done"], "reward"]}
 
 
 def ppo(state: State, runtime: Runtime[Context]) -> State:
     c = runtime.context
-    if not c.finished("ppo", "policy", "value"):
-        train_ppo(c.engine, c.recipe.ppo, c.data.prompts["train"], c.task.check, c.run, c.recipe.seed, c.report)
+    recipe = c.recipe
+    if not c.finished("ppo", "policy", *(("value",) if recipe.ppo.has_value_model else ())):
+        prompts, corpus = c.data.prompts["train"], plain_text(recipe.ppo.ptx_corpus, c.base)
+        with explained("ppo", c.run):
+            train_ppo(c.engine, recipe.ppo, prompts, c.task.check, c.run, recipe.seed, c.report, c.score, corpus)
     return {"done": [*state["done"], "ppo"]}
 
 
@@ -139,7 +175,7 @@ def evaluate(state: State, runtime: Runtime[Context]) -> State:
         began = time.monotonic()
         c.run.set_stage("evaluate", state="running")
         context = evaluate_graph.Context(
-            c.engine, c.data.prompts["validation"][: config.n], c.task.check, config, c.run, c.report
+            c.engine, c.data.prompts["validation"][: config.n], c.task.check, config, c.run, c.report, c.score
         )
         results = evaluate_graph.graph.invoke({}, context=context)["results"]
         done = {"step": results["n"], "total": results["n"], "seconds": round(time.monotonic() - began, 1)}
@@ -170,7 +206,7 @@ def council(state: State, runtime: Runtime[Context]) -> State:
         verdicts: list[bool | None] = []
         for step, question in enumerate(_illustrations(c.run), 1):
             sitting = council_graph.Context(
-                c.engine, c.task, c.recipe.council, question, c.recipe.data.get("system", "")
+                c.engine, c.task, c.recipe.council, question, c.recipe.data.get("system", ""), c.score
             )
             result = council_graph.sit(sitting, question, lambda event: None, c.run.path / "threads.sqlite", None)
             council_graph.keep(c.run, result)
@@ -181,12 +217,12 @@ def council(state: State, runtime: Runtime[Context]) -> State:
                     "step": step,
                     "total": SITTINGS,
                     "metrics": {},
-                    "message": f"{question}: {'solved' if result['solved'] else 'not solved'}",
+                    "message": f"{question}: {VERDICTS[result['solved']]}",
                 }
             )
             if {True, False} <= set(verdicts) or (verdicts[-1] is None and step == 2):
                 break
-        results = {"sittings": len(verdicts), "solved": verdicts.count(True)}
+        results = {"sittings": len(verdicts), "sittings_solved": verdicts.count(True)}
         done = {"step": len(verdicts), "total": len(verdicts), "seconds": round(time.monotonic() - began, 1)}
         c.run.set_stage("council", state="done", results=results, **done)
     return {"done": [*state["done"], "council"]}
@@ -228,38 +264,48 @@ def run_align(recipe: Recipe, base: Path, runs_root: Path, fresh: bool, report: 
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1))
     task = load_task(recipe.task, base)
     rows = task.load(task.Options(**recipe.data), recipe.seed, base)
+    if recipe.reward.function is None:
+        refuse_other_kind(recipe.reward, rows.pairs["train"] + rows.pairs["validation"])
     run = RunDir(runs_root / recipe.name)
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        if not run.done("reward"):
+            raise UsageError(
+                "several processes share PPO alone; first train up to the reward model in one process: "
+                "junto run align RECIPE --set stop_after=reward"
+            )
+        if int(os.environ["RANK"]):
+            _join(Context(recipe, task, rows, run, lambda event: None, base))
+            return run.path
     with run.locked():
         if fresh and run.path.exists():
             shutil.rmtree(run.path)
         if (run.path / "config.yaml").exists():
-            _refuse_another_recipe(run, recipe)
-        context = Context(recipe, task, rows, run, report)
+            prepare_resume(run, recipe)
+        plain_text(recipe.ppo.ptx_corpus, base)  # a missing file is said before anything is trained
+        context = Context(recipe, task, rows, run, report, base)
         run.create(resolved(recipe), environment(recipe) | {"base": str(base.resolve())})
         run.set_status("running")
         try:
             graph.invoke({"done": []}, context=context)
         except BaseException as error:
             interrupted = isinstance(error, KeyboardInterrupt)
-            run.set_status("interrupted" if interrupted else "failed", message="" if interrupted else str(error)[:500])
+            with suppress(OSError):  # a full disk takes no status either; the error itself is what matters
+                state = "interrupted" if interrupted else "failed"
+                run.set_status(state, message="" if interrupted else str(error)[:500])
             raise
         finally:
             context.close()
     return run.path
 
 
-def environment(recipe: Recipe) -> dict[str, Any]:
-    """What the run's numbers depend on besides the recipe."""
-    return {
-        "junto": metadata.version("junto"),
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "processor": _processor(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "packages": {name: metadata.version(name) for name in PACKAGES if _installed(name)},
-        "backbone": recipe.backbone.model_dump(mode="json"),
-    }
+def _join(context: Context) -> None:
+    """Under ``accelerate launch``, what the processes beside the first do: their share of PPO. They write nothing."""
+    context.finished("sft", "sft")
+    context.finished("reward", *(() if context.recipe.reward.function else ("reward",)))
+    try:
+        ppo({"done": []}, Runtime(context=context))
+    finally:
+        context.close()
 
 
 def _illustrations(run: RunDir) -> list[str]:
@@ -268,36 +314,3 @@ def _illustrations(run: RunDir) -> list[str]:
     solved, unsolved = ([r["question"] for r in rows if bool(r["solved"]) == kind] for kind in (True, False))
     in_turn = [question for pair in zip_longest(unsolved, solved) for question in pair if question is not None]
     return list(dict.fromkeys(in_turn))[:SITTINGS]
-
-
-def _processor() -> str:
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text().splitlines() if path.exists() else []
-    return next((x.split(":", 1)[1].strip() for x in lines if x.startswith("model name")), platform.processor())
-
-
-def _installed(name: str) -> bool:
-    try:
-        metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return False
-    return True
-
-
-def _refuse_another_recipe(run: RunDir, recipe: Recipe) -> None:
-    # a run of an earlier version lacks keys that have come since: they had their defaults
-    before, now = Recipe.model_validate(run.config()).model_dump(mode="json"), recipe.model_dump(mode="json")
-    changed = [key for section in FIXED for key in _differences(before.get(section), now[section], section)]
-    if changed:
-        raise UsageError(
-            f"{run.path} was made with another recipe (changed: {', '.join(changed[:3])}); "
-            "add --fresh to start over, or --set name=… for a run of its own"
-        )
-
-
-def _differences(before: Any, now: Any, key: str) -> Iterator[str]:
-    if isinstance(before, dict) and isinstance(now, dict):
-        for name in now.keys() | before.keys():
-            yield from _differences(before.get(name), now.get(name), f"{key}.{name}")
-    elif before != now:
-        yield key

@@ -32,8 +32,10 @@ from agents.thought import Thought, Tree, line, merge, read, step_grammar, vote
 from alignment.engine import Completion, Engine, Request
 from alignment.errors import SetupError
 from alignment.run_dir import RunDir, write_atomic
+from alignment.scoring import Scorer
 from graphs.recipe import load_recipe, load_task
 from graphs.report import write_report
+from graphs.rewards import scorer
 
 Event = dict[str, Any]
 
@@ -78,6 +80,7 @@ class Context:
     config: CouncilConfig
     thread: str = "council"
     persona: str = ""  # of experts that have none of their own
+    score: Scorer | None = None  # None: the engine's reward model, where it has one
 
     def expert(self, name: str) -> ExpertConfig:
         return next(e for e in self.config.experts if e.name == name)
@@ -154,22 +157,23 @@ def judge(state: State, runtime: Runtime[Context]) -> State:
     prompt = c.task.prompt(state["question"], (), c.persona)
     prompts = [prompt] * len(new)
     texts = ["\n".join([*line(state["tree"], t.parent), t.text]) for t in new]
-    scores: Sequence[float | None] = c.engine.score(prompts, texts) if new and _has(c, "reward") else [None] * len(new)
+    score = c.score or (c.engine.score if _has(c, "reward") else None)
+    scores: Sequence[float | None] = score(prompts, texts) if new and score else [None] * len(new)
     values: Sequence[float | None] = (
         c.engine.score(prompts, texts, role="value") if new and _has(c, "value") else [None] * len(new)
     )
     tree: Tree = {}
     seats: dict[str, Seat] = {}
-    for thought, score, value in zip(new, scores, values, strict=True):
+    for thought, reward, value in zip(new, scores, values, strict=True):
         limit = c.config.leave_below
-        critic = value if value is not None else score
+        critic = value if value is not None else reward
         if thought.status == "active" and limit is not None and critic is not None and critic < limit:
             reason = f"the critic gives this line {critic:+.2f}"
             thought = thought.model_copy(update={"status": "left", "reason": reason})
-        thought = thought.model_copy(update={"score": score, "value": value})
+        thought = thought.model_copy(update={"score": reward, "value": value})
         tree[thought.id] = thought
         seats[thought.expert] = _moved(state["seats"][thought.expert], thought)
-        about = {"expert": thought.expert, "round": number, "text": thought.text, "score": score}
+        about = {"expert": thought.expert, "round": number, "text": thought.text, "score": reward}
         runtime.stream_writer({"kind": "thought", **about})
         if thought.status in ("left", "pruned"):
             runtime.stream_writer({"kind": "left", **about, "reason": thought.reason})
@@ -261,7 +265,14 @@ def run_council(
                 f"the run {run_dir.path} has no {' and no '.join(absent)} (it has {', '.join(engine.roles)}); run its "
                 "recipe without stop_after, or seat experts that it has: --set council.experts.0.role=sft"
             )
-        context = Context(engine, task, recipe.council, thread or question, recipe.data.get("system", ""))
+        context = Context(
+            engine,
+            task,
+            recipe.council,
+            thread or question,
+            recipe.data.get("system", ""),
+            scorer(recipe.reward, engine) if recipe.reward.function else None,
+        )
         result = sit(context, question, on_event, run_dir.path / "threads.sqlite", thread)
     keep(run_dir, result)
     write_report(run_dir.path)

@@ -19,8 +19,10 @@ from langgraph.runtime import Runtime
 from alignment.engine import Engine, Request
 from alignment.errors import SetupError
 from alignment.run_dir import Report, RunDir, write_atomic
-from alignment.statistics import Interval, bootstrap, wilson
+from alignment.scoring import Scorer
+from alignment.statistics import Interval, bootstrap, paired_wilson, wilson
 from graphs.recipe import EvaluateConfig, load_recipe, load_task
+from graphs.rewards import scorer
 
 ARMS = ("sft", "policy")
 CHUNK = 16  # prompts per batch; fixed, because the shape of a batch decides how bfloat16 sums are rounded
@@ -43,6 +45,7 @@ class Context:
     config: EvaluateConfig
     run: RunDir
     report: Report
+    score: Scorer
 
 
 def generate(state: State, runtime: Runtime[Context]) -> State:
@@ -80,7 +83,7 @@ def score(state: State, runtime: Runtime[Context]) -> State:
     c = runtime.context
     prompts = {row["id"]: row["prompt"] for row in c.prompts}
     samples = state["samples"]
-    rewards = c.engine.score([prompts[s["id"]] for s in samples], [s["text"] for s in samples])
+    rewards = c.score([prompts[s["id"]] for s in samples], [s["text"] for s in samples])
     policy = [s for s in samples if s["arm"] == "policy"]
     asked = [prompts[s["id"]] for s in policy]
     ids = [s["ids"] for s in policy]
@@ -112,9 +115,7 @@ def aggregate(state: State, runtime: Runtime[Context]) -> State:
         solved = {
             "sft": wilson(sum(s["solved"] for s in sft), len(sft)),
             "policy": wilson(sum(s["solved"] for s in policy), len(policy)),
-            "difference": bootstrap(
-                [float(p["solved"]) - float(s["solved"]) for s, p in zip(sft, policy, strict=True)]
-            ),
+            "difference": paired_wilson([s["solved"] for s in sft], [p["solved"] for p in policy]),
         }
     kl = bootstrap([s["kl"] for s in policy])
     results = {"split": "validation", "n": len(sft), "reward": reward, "solved": solved, "kl": kl}
@@ -142,7 +143,8 @@ def run_evaluate(run: Path, overrides: Sequence[str], report: Report) -> dict[st
     task = load_task(recipe.task, run_dir.path)
     data = task.load(task.Options(**recipe.data), recipe.seed, Path(run_dir.environment()["base"]))
     with Engine.open(run_dir.path) as engine:
-        absent = [role for role in (*ARMS, "reward") if role not in engine.roles]
+        needed = ARMS if recipe.reward.function else (*ARMS, "reward")
+        absent = [role for role in needed if role not in engine.roles]
         if absent:
             raise SetupError(
                 f"the run {run_dir.path} has no {' and no '.join(absent)} (it has {', '.join(engine.roles)}), so there "
@@ -152,7 +154,13 @@ def run_evaluate(run: Path, overrides: Sequence[str], report: Report) -> dict[st
         folder = RunDir(run_dir.path / "evaluations" / time.strftime("%Y%m%d-%H%M%S"))
         folder.path.mkdir(parents=True)
         context = Context(
-            engine, data.prompts["validation"][: recipe.evaluate.n], task.check, recipe.evaluate, folder, report
+            engine,
+            data.prompts["validation"][: recipe.evaluate.n],
+            task.check,
+            recipe.evaluate,
+            folder,
+            report,
+            scorer(recipe.reward, engine),
         )
         results = graph.invoke({}, context=context)["results"]
     write_atomic(folder.path / "results.json", json.dumps(results, indent=1) + "\n")

@@ -6,10 +6,7 @@ Every mistake in it is one sentence with file and line, before anything heavy is
 from __future__ import annotations
 
 import importlib
-import importlib.util
-import os
 import pkgutil
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
@@ -22,6 +19,7 @@ from pydantic_core import ErrorDetails
 from agents.config import CouncilConfig
 from alignment.config import BackboneConfig, PPOConfig, RewardConfig, Settings, SFTConfig, tuning_conflict
 from alignment.errors import UsageError
+from graphs.modules import file_of, load_function, module_from_file
 from graphs.source import Location, Source, did_you_mean
 
 TASK_PARTS = ("Options", "load", "prompt", "check", "validate_question", "STEP")
@@ -68,8 +66,8 @@ class Recipe(Settings):
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read ``path``, apply ``a.b=value`` overrides in order, check every key, and the task's own options.
 
-    In the result ``data`` holds all options of the task, with their defaults, and a task given as a file
-    is an absolute path. Raises UsageError.
+    In the result ``data`` holds all options of the task, with their defaults, and the files of a task and of a reward
+    function are absolute paths. Raises UsageError.
     """
     source = Source(Path(path))
     for assignment in overrides:
@@ -94,7 +92,13 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         raise _usage_error(source, task.Options, ("data",), error) from None
     update: dict[str, Any] = {"data": options.model_dump(mode="json")}
     if recipe.task.endswith(".py"):
-        update["task"] = str(_task_file(recipe.task, base))
+        update["task"] = str(file_of(recipe.task, base))
+    if recipe.reward.function is not None:
+        try:
+            name = load_function(recipe.reward.function, base).name
+        except UsageError as error:
+            raise UsageError(f"{source.where(('reward', 'function'))}: {error}") from None
+        update["reward"] = recipe.reward.model_copy(update={"function": name})
     return recipe.model_copy(update=update)
 
 
@@ -117,32 +121,10 @@ def resolved(recipe: Recipe) -> str:
 
 def load_task(task: str, base: str | Path = ".") -> ModuleType:
     """The task module at a dotted path, or in a ``.py`` file relative to ``base``. Raises UsageError."""
-    module = _from_file(task, Path(base)) if task.endswith(".py") else _from_package(task)
+    module = module_from_file(task, Path(base), f"task {task!r}") if task.endswith(".py") else _from_package(task)
     missing = [part for part in TASK_PARTS if not hasattr(module, part)]
     if missing:
         raise UsageError(f"task {task!r} has no {missing[0]}; a task module has {', '.join(TASK_PARTS)}")
-    return module
-
-
-def _task_file(task: str, base: Path) -> Path:
-    return (base / Path(os.path.expandvars(task)).expanduser()).resolve()
-
-
-def _from_file(task: str, base: Path) -> ModuleType:
-    path = _task_file(task, base)
-    if not path.is_file():
-        raise UsageError(f"task {task!r}: there is no file {path}; the path is relative to the recipe's folder")
-    name = f"junto_task_{path.stem}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None and spec.loader is not None  # a .py file always has a loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses and pydantic look their module up while it runs
-    try:
-        spec.loader.exec_module(module)
-    except SyntaxError as error:
-        raise UsageError(f"task {task!r}: {error.filename}:{error.lineno}: {error.msg}") from None
-    except ImportError as error:
-        raise UsageError(f"task {task!r}: {path} cannot be imported, {error}") from error
     return module
 
 

@@ -59,8 +59,10 @@ def _explain(run: RunDir, question: str, responses: list[str], units: str, compu
     from alignment.engine import Engine
     from explain.score import EngineScorer
     from graphs.explain import ExplainContext, graph
+    from graphs.rewards import FunctionScorer
 
-    engine = Engine.open(run.path, compute_dtype=compute_dtype)
+    function = str((config.get("reward") or {}).get("function") or "")
+    engine = None if function else Engine.open(run.path, compute_dtype=compute_dtype)
     try:
         with Reporter() as report:
 
@@ -68,7 +70,8 @@ def _explain(run: RunDir, question: str, responses: list[str], units: str, compu
                 report({"stage": "explain", "step": scored, "total": total})
 
             try:
-                context = ExplainContext(EngineScorer(engine), cache_dir=cache_dir() / "rewards", progress=progress)
+                scorer = FunctionScorer(function) if engine is None else EngineScorer(engine)
+                context = ExplainContext(scorer, cache_dir=cache_dir() / "rewards", progress=progress)
                 state: Any = {"prompt": prompt, "chosen": responses[0], "units": units}
                 if len(responses) == 2:
                     state["rejected"] = responses[1]
@@ -76,7 +79,8 @@ def _explain(run: RunDir, question: str, responses: list[str], units: str, compu
             except ValueError as error:  # explain's way of saying that it was asked something wrong
                 raise UsageError(str(error)) from error
     finally:
-        engine.close()
+        if engine is not None:
+            engine.close()
     _keep(run.path / "explanations", question, responses, explanation)
     write_report(run.path)
     return explanation

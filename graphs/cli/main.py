@@ -24,8 +24,10 @@ app = typer.Typer(
 )
 explain_app = typer.Typer(no_args_is_help=True, help="Why a run's reward model decided as it did.")
 runs_app = typer.Typer(no_args_is_help=True, help="The runs that there are, and what they hold.")
+tokenize_app = typer.Typer(no_args_is_help=True, help="Tokenizers: train one, compare them, see a word being merged.")
 app.add_typer(explain_app, name="explain")
 app.add_typer(runs_app, name="runs")
+app.add_typer(tokenize_app, name="tokenize")
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, everything else on stderr.")]
 RunsRoot = Annotated[Path, typer.Option("--runs-root", envvar="JUNTO_RUNS", show_envvar=True, help="Folder of runs.")]
@@ -252,6 +254,67 @@ def runs_show(
             write_json(shown, out)
         else:
             runs.print_run(shown, console(out))
+
+
+@tokenize_app.command("train")
+def tokenize_train(
+    files: Annotated[
+        list[Path], typer.Argument(metavar="CORPUS...", help=".txt files; .jsonl files, of which every text is used.")
+    ],
+    folder: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="The new tokenizer's folder.")],
+    vocab_size: Annotated[int, typer.Option("--vocab-size", help="Tokens, with bytes and special tokens.")] = 8000,
+    min_frequency: Annotated[int, typer.Option("--min-frequency", help="A pair that is rarer is not merged.")] = 2,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Replace a tokenizer that is there.")] = False,
+    json: Json = False,
+) -> None:
+    """Train a byte-level BPE tokenizer on your own text."""
+    from graphs.cli import tokenize
+    from graphs.cli.output import console, results, write_json
+
+    with results(json) as out:
+        trained = tokenize.train(files, folder, vocab_size, min_frequency, fresh)
+        if json:
+            write_json(trained, out)
+        else:
+            tokenize.print_trained(trained, console(out))
+
+
+@tokenize_app.command("compare")
+def tokenize_compare(
+    file: Annotated[Path, typer.Argument(help="A text in UTF-8.")],
+    names: Annotated[
+        list[str], typer.Option("--with", metavar="TOKENIZER", help="embedded, a folder or a hub id; may be repeated.")
+    ],
+    json: Json = False,
+) -> None:
+    """How many tokens each tokenizer makes of a text, and whether it gives the text back."""
+    from graphs.cli import tokenize
+    from graphs.cli.output import console, results, write_json
+
+    with results(json) as out:
+        comparison = tokenize.compare(file, names)
+        if json:
+            write_json(comparison, out)
+        else:
+            tokenize.print_comparison(comparison, console(out))
+
+
+@tokenize_app.command("show")
+def tokenize_show(
+    word: Annotated[str, typer.Argument(help="A word; a space before it belongs to it.")],
+    name: Annotated[str, typer.Option("--tokenizer", help="embedded, a folder or a hub id.")] = "embedded",
+    json: Json = False,
+) -> None:
+    """How a word becomes tokens, merge by merge."""
+    from graphs.cli import tokenize
+    from graphs.cli.output import console, results, write_json
+
+    with results(json) as out:
+        shown = tokenize.show(word, name)
+        if json:
+            write_json(shown, out)
+        else:
+            tokenize.print_merges(shown, console(out))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -19,6 +19,7 @@ LABELS = {
     "loss": "loss",
     "accuracy": "accuracy",
     "margin": "margin",
+    "mae": "absolute error",
     "objective/scores": "reward",
     "objective/kl": "KL",
     "val/ratio": "ratio",

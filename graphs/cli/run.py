@@ -82,20 +82,27 @@ def _align(request: Request, out: IO[str]) -> None:
 
 def _align_plan(recipe: Any, base: Path, request: Request) -> dict[str, str]:
     """One line per stage. Reads the data, so that a malformed row is found here."""
+    from alignment.rows import refuse_other_kind
     from graphs.recipe import load_task
 
     task = load_task(recipe.task, base)
     data = task.load(task.Options(**recipe.data), recipe.seed, base)
+    config = recipe.reward
+    if config.function is None:
+        refuse_other_kind(config, data.pairs["train"] + data.pairs["validation"])
+    pairs = "scored texts" if config.loss == "regression" else "pairs"
     counts = [
         f"{len(rows['train'])} {what} to train on, {len(rows['validation'])} held out"
-        for what, rows in (("instructions", data.sft), ("pairs", data.pairs), ("prompts", data.prompts))
+        for what, rows in (("instructions", data.sft), (pairs, data.pairs), ("prompts", data.prompts))
     ]
     path = request.runs_root / recipe.name
     held_out = min(recipe.evaluate.n, len(data.prompts["validation"]))
     there = "starts over" if request.fresh else "goes on where it stopped"
     stages = {
         "sft": f"{recipe.sft.method}, {recipe.sft.steps} steps of {recipe.sft.batch_size} rows",
-        "reward": f"{recipe.reward.steps} steps of {recipe.reward.batch_size} pairs",
+        "reward": f"{config.function}, nothing to train"
+        if config.function
+        else f"{config.steps} steps of {config.batch_size} {pairs}, {config.loss}",
         "ppo": f"{recipe.ppo.iterations} iterations of {recipe.ppo.batch_size} rollouts of up to "
         f"{recipe.ppo.max_tokens} tokens",
         "evaluate": f"SFT and policy on up to {held_out} held-out prompts",

@@ -18,6 +18,7 @@ STAGES = {
     "reward": "Reward model",
     "ppo": "Proximal policy optimization (PPO)",
     "evaluate": "Held-out evaluation",
+    "council": "Council sittings, for illustration",
 }
 
 
@@ -36,9 +37,10 @@ class Chart:
 CHARTS: dict[str, tuple[Chart, ...]] = {
     "sft": (Chart("Loss", "nats per completion token", {"loss": "loss"}, include=(0.0,)),),
     "reward": (
-        Chart("Loss", "margin ranking loss", {"loss": "loss"}, include=(0.0,)),
+        Chart("Loss", "mean over the batch", {"loss": "loss"}, include=(0.0,)),
         Chart("Pair accuracy", "% of the batch", {"accuracy": "accuracy"}, (0.0, 100.0), 50.0, share=True),
         Chart("Margin", "reward of chosen − reward of rejected", {"margin": "margin"}, reference=0.0),
+        Chart("Absolute error", "mean over the batch, in the unit of the scores", {"mae": "error"}, include=(0.0,)),
     ),
     "ppo": (
         Chart(
@@ -58,6 +60,8 @@ CHARTS: dict[str, tuple[Chart, ...]] = {
         Chart("Clipped tokens", "policy/clipfrac_avg, %", {"policy/clipfrac_avg": "clipped"}, (0.0,), share=True),
         Chart("Approximate KL of an update", "policy/approxkl_avg, nats", {"policy/approxkl_avg": "KL"}, (0.0,)),
         Chart("Entropy of the policy", "objective/entropy, nats", {"objective/entropy": "entropy"}, (0.0,)),
+        Chart("Weight of the KL penalty", "objective/kl_coef", {"objective/kl_coef": "beta"}, (0.0,)),
+        Chart("Pretraining loss", "loss/ptx_avg, nats per token of plain text", {"loss/ptx_avg": "plain text"}, (0.0,)),
         Chart("Policy loss", "loss/policy_avg", {"loss/policy_avg": "policy"}, reference=0.0),
         Chart("Value loss", "loss/value_avg", {"loss/value_avg": "value"}, (0.0,)),
         Chart(
@@ -78,13 +82,24 @@ RESULTS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "method": ("Method", str),
     "pair_accuracy": ("Held-out pair accuracy", percent),
     "auc": ("Held-out AUC", number),
+    "pearson": ("Held-out Pearson correlation with the scores", number),
+    "spearman": ("Held-out Spearman correlation with the scores", number),
+    "mae": ("Held-out mean absolute error, in the unit of the scores", number),
+    "mae_of_constant": ("The same of always predicting the mean", number),
+    "brier": ("Held-out Brier score (0 perfect, 0.25 a coin)", number),
+    "ece": ("Held-out expected calibration error (15 bins of confidence)", percent),
+    "temperature": ("Temperature, fitted on the other half of the held-out pairs", number),
     "length_correlation": ("Correlation of reward and length", number),
+    "reference_samples": ("Samples of the SFT model with mean reward 0 and deviation 1", number),
+    "function": ("Reward function", str),
     "iterations": ("Iterations", number),
     "objective/kl": ("KL to the SFT adapter, last iteration, nats", number),
     "objective/scores": ("Mean score, last iteration", number),
     "val/ratio": ("Mean probability ratio, last iteration", number),
     "policy/clipfrac_avg": ("Clipped tokens, last iteration", percent),
     "solved": ("Rollouts solved, last iteration", percent),
+    "sittings": ("Sittings", number),
+    "sittings_solved": ("Sittings that ended solved", number),
     "eos_rate": ("Rollouts ended, last iteration", percent),
 }
 
@@ -112,6 +127,21 @@ def charts(stage: str, metrics: Sequence[dict[str, Any]]) -> list[Markup]:
         if svg:
             drawn.append(svg)
     return drawn
+
+
+def reliability_chart(points: Any) -> Markup:
+    """Accuracy over confidence, one point for each bin of held-out pairs; empty where there are fewer than two."""
+    rows = [(finite(p.get("confidence")), finite(p.get("accuracy"))) for p in points if isinstance(p, dict)]
+    observed = sorted((100 * c, 100 * a) for c, a in rows if c is not None and a is not None)
+    if len(observed) < 2:
+        return Markup("")
+    return line_chart(
+        "Reliability",
+        [Series("observed", observed), Series("calibrated", [(x, x) for x, _ in observed])],
+        "% of pairs ordered right",
+        "confidence, %",
+        (50.0, 100.0),
+    )
 
 
 def undefined(stage: str, metrics: Sequence[dict[str, Any]]) -> int:

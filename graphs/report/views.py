@@ -10,7 +10,7 @@ from markupsafe import Markup
 from graphs.report import formats
 from graphs.report.files import Json
 from graphs.report.intervals import Panel, Row, forest, methods, reading
-from graphs.report.stages import STAGES, charts, result_rows, undefined
+from graphs.report.stages import STAGES, charts, reliability_chart, result_rows, undefined
 from graphs.report.tree import expert_colours, expert_words, summary, tree_list, tree_svg, verdict
 
 HELD = 30  # sample rows in all
@@ -69,6 +69,7 @@ def key_figures(stages: Json) -> list[tuple[str, str, str]]:
         ("Reward, paired difference", part(evaluate, "reward", "difference"), None),
         ("KL to the SFT adapter, nats", part(evaluate, "kl"), None),
         ("Reward model, pair accuracy", part(reward, "pair_accuracy"), formats.percent),
+        ("Reward model, Pearson correlation", part(reward, "pearson"), None),
     ]
     figures = []
     for label, i, form in wanted:
@@ -93,9 +94,11 @@ def stage_views(status: Json, metrics: Sequence[Json]) -> list[Json]:
             continue
         results = part(entry, "results")
         counts = part(results, "counts")
-        notes = results.get("notes")
+        notes = [n for where in (entry, results) if isinstance(n := where.get("notes"), list)]
         evaluation = key == "evaluate"  # has a section of its own
-        rest = {k: v for k, v in results.items() if k not in ("counts", "notes")}
+        rest = {k: v for k, v in results.items() if k not in ("counts", "notes", "reliability")}
+        reliability = results.get("reliability")
+        drawn = reliability_chart(reliability) if isinstance(reliability, list) else ""
         views.append(
             {
                 "key": key,
@@ -103,10 +106,10 @@ def stage_views(status: Json, metrics: Sequence[Json]) -> list[Json]:
                 "state": str(entry.get("state") or "no status"),
                 "progress": f"{formats.number(entry.get('step'))} of {formats.number(entry.get('total'))}",
                 "time": formats.duration(entry.get("seconds")),
-                "charts": charts(key, metrics),
+                "charts": [*charts(key, metrics), *([drawn] if drawn else [])],
                 "undefined": undefined(key, metrics),
                 "counts": [(k, [formats.number(part(counts, k).get(s)) for s in SPLITS]) for k in counts],
-                "notes": [str(n) for n in notes] if isinstance(notes, list) else [],
+                "notes": [str(note) for some in notes for note in some if note is not None],
                 "results": [] if evaluation else result_rows(rest),
                 "methods": "" if evaluation else methods(list(rest.values())),
             }

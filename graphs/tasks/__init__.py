@@ -23,8 +23,9 @@ Splits = dict[str, list[Row]]  # "train" and "validation"
 class TaskData:
     """The rows that a task hands to the stages.
 
-    ``sft`` rows are ``{"prompt": messages, "completion": str}``, ``pairs`` rows ``{"prompt", "chosen",
-    "rejected"}`` with an optional ``"margin"``, ``prompts`` rows ``{"id", "question", "prompt"}``.
+    ``sft`` rows are ``{"prompt": messages, "completion": str}``; ``pairs`` rows ``{"prompt", "chosen", "rejected"}``
+    with an optional ``"margin"``, or, for regression, ``{"prompt", "response", "score"}``; ``prompts`` rows ``{"id",
+    "question", "prompt"}``. A row may have a ``"source"``, the file and line that name it to a person.
     """
 
     sft: Splits

@@ -5,14 +5,16 @@ Files are ``.jsonl``, ``.json`` (an array of rows), either with ``.gz``. Rows ma
 - instructions: ``{"prompt", "completion"}``; ``{"messages": [...]}`` that end with the assistant;
   ``{"instruction", "input", "output"}`` (Alpaca); ``{"input": "### Human: ... ### Assistant:", "output"}``
 - pairs: ``{"prompt", "chosen", "rejected"}``; ``{"instruction", "input", "chosen", "rejected"}``; or whole
-  dialogues ``{"chosen", "rejected"}`` of ``\\n\\nHuman: ... \\n\\nAssistant: ...`` that differ in the last answer
+  dialogues ``{"chosen", "rejected"}`` of ``\\n\\nHuman: ... \\n\\nAssistant: ...`` that differ in the last answer;
+  each may have a ``"margin"``
+- scores, in place of pairs (``reward.loss: regression``): ``{"prompt", "response", "score"}``;
+  ``{"instruction", "input", "output", "score"}``; a plain ``{"text", "score"}``
 - prompts: ``{"prompt"}`` or any row of the first two whose prompt stands apart from its answers, which are not read.
 """
 
 from __future__ import annotations
 
 import gzip
-import hashlib
 import json
 import os
 import re
@@ -26,24 +28,31 @@ from pydantic import Field
 
 from alignment.config import Settings
 from alignment.errors import UsageError
+from graphs import rows as shapes
+from graphs.rows import Messages
 from graphs.tasks import Row, Splits, TaskData
 
-Messages = list[dict[str, str]]
-
 STEP: str | None = None  # any line is a step
-ROLES = ("system", "user", "assistant")
+NAMED = 3  # rows that a note names
 
 
 class Options(Settings):
     """Paths are relative to the recipe's folder; ``~`` and ``$VARIABLE`` are expanded."""
 
     instructions: str = Field(min_length=1, description="file to fine-tune on")
-    pairs: str = Field(min_length=1, description="file of preferences")
+    pairs: str = Field(
+        "", description="file of preferences, or of scores; empty: none, where reward.function is the reward"
+    )
     prompts: str = Field(min_length=1, description="file of prompts for PPO and evaluation")
     validation: float = Field(0.1, gt=0, lt=1, description="share of the prompts that is held out")
     limit: int | None = Field(None, ge=1, description="rows read from each file, from the top; null: all")
     system: str = Field("", description="system text before every prompt that has none; empty: none")
     bad_rows: Literal["refuse", "skip"] = Field("refuse", description="skip: leave malformed rows out and count them")
+    duplicates: Literal["keep", "refuse", "skip"] = Field(
+        "keep",
+        description="instructions and pairs that repeat an earlier row; skip: leave them out. Counted in any case; "
+        "repeated prompts are always left out",
+    )
 
 
 def load(options: Options, seed: int, base: str | Path = ".") -> TaskData:
@@ -53,12 +62,16 @@ def load(options: Options, seed: int, base: str | Path = ".") -> TaskData:
     every seed. Raises UsageError for a file or row that is not as described above, or for an empty split.
     """
     notes: list[str] = []
-    parts: dict[str, Splits] = {}
-    for key, parse in (("instructions", _instruction), ("pairs", _pair), ("prompts", _prompt)):
+    parts: dict[str, Splits] = {"pairs": {"train": [], "validation": []}}
+    parsers = {"instructions": shapes.instruction, "pairs": shapes.preference, "prompts": shapes.question}
+    for key, parse in parsers.items():
+        if not getattr(options, key):
+            continue
         path = _path(key, getattr(options, key), Path(base))
         rows = _rows(path, parse, options, notes)
-        if key == "prompts":
-            rows = _distinct(path, rows, notes)
+        if key == "pairs":
+            rows = _one_kind(path, rows, options, notes)
+        rows = _distinct(path, rows, options, notes)
         parts[key] = _split(path, rows, options.validation)
     return TaskData(sft=parts["instructions"], pairs=parts["pairs"], prompts=parts["prompts"], notes=notes)
 
@@ -107,17 +120,49 @@ def _rows(path: Path, parse: Callable[[Any], Row], options: Options, notes: list
         try:
             row = parse(read())
         except ValueError as error:
-            if options.bad_rows == "refuse":
-                hint = "correct the row, or set data.bad_rows: skip"
-                raise UsageError(f"{path}, {place}: {error}; {hint}") from None
             skipped.append(f"{place}: {error}")
             continue
-        if options.system and row["prompt"][0]["role"] != "system":
+        if options.system and row["prompt"] and row["prompt"][0]["role"] != "system":
             row["prompt"] = [{"role": "system", "content": options.system}, *row["prompt"]]
-        rows.append(row)
-    if skipped:
-        notes.append(f"{path.name}: {len(skipped)} malformed rows left out (the first, {skipped[0]})")
+        rows.append(row | {"source": f"{path.name}, {place}"})
+    _malformed(path, skipped, options, notes)
     return rows
+
+
+def _malformed(path: Path, found: list[str], options: Options, notes: list[str]) -> None:
+    """A note that counts and names malformed rows, or the UsageError where the recipe refuses them."""
+    if not found:
+        return
+    also = _listed([said.partition(":")[0] for said in found[1:]])
+    if options.bad_rows == "refuse":
+        more = f" ({len(found)} malformed rows; also {also})" if also else ""
+        raise UsageError(f"{path}, {found[0]}; correct the row, or set data.bad_rows: skip{more}")
+    also = f"; also {also}" if also else ""
+    notes.append(f"{path.name}: {len(found)} malformed rows left out (the first, {found[0]}{also})")
+
+
+def _listed(names: list[str]) -> str:
+    """The first few names, and how many more there are."""
+    more = [f"{len(names) - NAMED} more"] if len(names) > NAMED else []
+    return ", ".join([*names[:NAMED], *more])
+
+
+def _place(row: Row) -> str:
+    return row["source"].rpartition(", ")[2]
+
+
+def _one_kind(path: Path, rows: list[Row], options: Options, notes: list[str]) -> list[Row]:
+    """A file holds pairs or scores: the first row says which."""
+    kept, skipped = [], []
+    for row in rows:
+        if ("score" in row) == ("score" in rows[0]):
+            kept.append(row)
+            continue
+        this, that = ("a score", "a pair") if "score" in row else ("a pair", "a score")
+        reason = f"this row is {this} and {_place(rows[0])} is {that}; expected one kind in a file"
+        skipped.append(f"{_place(row)}: {reason}")
+    _malformed(path, skipped, options, notes)
+    return kept
 
 
 def _records(path: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
@@ -141,7 +186,7 @@ def _records(path: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
     except (OSError, EOFError, zlib.error) as error:
         raise UsageError(f"{path}: cannot be read, {error}") from None
     if not isinstance(rows, list):
-        raise UsageError(f"{path}: expected an array of rows, [{{...}}, ...], and found {_kind(rows)}")
+        raise UsageError(f"{path}: expected an array of rows, [{{...}}, ...], and found {shapes.kind_of(rows)}")
     for number, value in enumerate(rows, start=1):
         yield f"row {number}", partial(_as_it_is, value)
 
@@ -157,142 +202,37 @@ def _as_it_is(row: Any) -> Any:
     return row
 
 
-# -- rows -------------------------------------------------------------------------------------------------
-
-
-def _instruction(row: Any) -> Row:
-    _object(row)
-    if "messages" in row:
-        messages = _messages(row["messages"])
-        if messages[-1]["role"] != "assistant" or len(messages) < 2:
-            raise ValueError('"messages" must end with a message of the assistant that answers one of the user')
-        return {"prompt": messages[:-1], "completion": messages[-1]["content"]}
-    context = _context(row, 'or "messages"')
-    answer = "output" if "instruction" in row or _is_human_assistant(row) else "completion"
-    return {"prompt": context, "completion": _text(row, answer)}
-
-
-def _pair(row: Any) -> Row:
-    _object(row)
-    chosen, rejected = _text(row, "chosen"), _text(row, "rejected")
-    if chosen == rejected:
-        raise ValueError('"chosen" and "rejected" are equal; expected two different answers')
-    if "prompt" in row or "instruction" in row:
-        return {"prompt": _context(row), "chosen": chosen, "rejected": rejected}
-    if not chosen.startswith("Human:"):
-        raise ValueError('"prompt" is missing; expected "prompt", "instruction", or dialogues of "\\n\\nHuman:"')
-    first, second = _dialogue(chosen, "chosen"), _dialogue(rejected, "rejected")
-    if first[:-1] != second[:-1]:
-        raise ValueError('"chosen" and "rejected" differ before their last answer; expected one dialogue, two endings')
-    return {"prompt": first[:-1], "chosen": first[-1]["content"], "rejected": second[-1]["content"]}
-
-
-def _prompt(row: Any) -> Row:
-    _object(row)
-    context = _messages(row["messages"]) if "messages" in row else _context(row, 'or "messages"')
-    if context[-1]["role"] == "assistant":
-        context = context[:-1]
-    if context[-1]["role"] != "user":
-        raise ValueError('"messages" must end with the user, or with one answer to it')
-    return {"id": _key(context), "question": context[-1]["content"], "prompt": context}
-
-
-def _object(row: Any) -> None:
-    if not isinstance(row, dict):
-        raise ValueError(f"expected an object of keys and values, and found {_kind(row)}")
-
-
-def _text(row: Row, key: str) -> str:
-    if key not in row:
-        raise ValueError(f'"{key}" is missing; the row has {", ".join(map(repr, row)) or "no keys"}')
-    if not isinstance(row[key], str):
-        raise ValueError(f'"{key}" is {_kind(row[key])}; expected text')
-    if not row[key].strip():
-        raise ValueError(f'"{key}" is empty; expected text')
-    return row[key].strip()
-
-
-def _context(row: Row, more: str = "") -> Messages:
-    """The messages before the answer."""
-    if _is_human_assistant(row):
-        turns = _turns(row["input"], r"\s*### (Human|Assistant):")
-        if turns[-1] != ("Assistant", ""):
-            raise ValueError('"input" does not end in "### Assistant:"; expected the turns before the answer')
-        return _alternating(turns[:-1], "input")
-    if "instruction" in row:
-        text = _text(row, "instruction")
-        if row.get("input") not in (None, ""):
-            text += "\n\n" + _text(row, "input")
-        return [{"role": "user", "content": text}]
-    if "prompt" not in row:
-        raise ValueError(f'"prompt" is missing; expected "prompt", "instruction" {more}'.rstrip())
-    return [{"role": "user", "content": _text(row, "prompt")}]
-
-
-def _is_human_assistant(row: Row) -> bool:
-    given = row.get("input")
-    return "instruction" not in row and isinstance(given, str) and given.lstrip().startswith("### Human:")
-
-
-def _dialogue(text: str, key: str) -> Messages:
-    messages = _alternating(_turns("\n\n" + text, r"\n\n(Human|Assistant):"), key)
-    if messages[-1]["role"] != "assistant":
-        raise ValueError(f'"{key}" ends with the human; expected an answer after the last "Assistant:"')
-    return messages
-
-
-def _turns(text: str, marker: str) -> list[tuple[str, str]]:
-    _, *pieces = re.split(marker, text)
-    return [(who, said.strip()) for who, said in zip(pieces[::2], pieces[1::2], strict=True)]
-
-
-def _alternating(turns: list[tuple[str, str]], key: str) -> Messages:
-    for number, (who, said) in enumerate(turns):
-        if not said:
-            raise ValueError(f'"{key}" has an empty turn of the {who.lower()}; expected text')
-        if who != ("Human", "Assistant")[number % 2]:
-            raise ValueError(f'"{key}" has two turns of the {who.lower()} in a row; expected the two in turn')
-    return [{"role": "user" if who == "Human" else "assistant", "content": said} for who, said in turns]
-
-
-def _messages(value: Any) -> Messages:
-    if not isinstance(value, list) or not value:
-        raise ValueError(f'"messages" is {_kind(value)}; expected a list of {{"role", "content"}}')
-    messages: Messages = []
-    for message in value:
-        if not isinstance(message, dict) or message.get("role") not in ROLES:
-            raise ValueError(f'"messages" holds a message whose "role" is none of {", ".join(ROLES)}')
-        messages.append({"role": message["role"], "content": _text(message, "content")})
-    if all(message["role"] != "user" for message in messages):
-        raise ValueError('"messages" has none of the user; expected a question')
-    return messages
-
-
-def _kind(value: Any) -> str:
-    names = {dict: "an object", list: "a list", str: "text", bool: "true or false", type(None): "null"}
-    return names.get(type(value), "a number") if value != [] else "an empty list"
-
-
 # -- split ------------------------------------------------------------------------------------------------
 
 
-def _key(context: Messages) -> str:
-    """Hash of a prompt without its system text: 16 hexadecimal digits."""
-    turns = [(message["role"], message["content"]) for message in context if message["role"] != "system"]
-    return hashlib.sha256(json.dumps(turns).encode()).hexdigest()[:16]
-
-
-def _distinct(path: Path, rows: list[Row], notes: list[str]) -> list[Row]:
-    kept = list({row["id"]: row for row in reversed(rows)}.values())[::-1]
-    if len(kept) < len(rows):
-        notes.append(f"{path.name}: {len(rows) - len(kept)} repeated prompts left out")
-    return kept
+def _distinct(path: Path, rows: list[Row], options: Options, notes: list[str]) -> list[Row]:
+    """The rows without those that repeat an earlier one, where they are to be left out; says how many there are."""
+    first: dict[str, Row] = {}
+    kept, repeated = [], []
+    for row in rows:
+        key = row.get("id") or json.dumps({name: value for name, value in row.items() if name != "source"})
+        if key not in first:
+            first[key] = row
+            kept.append(row)
+        else:
+            repeated.append(f"{_place(row)} repeats {_place(first[key])}")
+    if not repeated:
+        return rows
+    prompts = "id" in rows[0]
+    said = f"{path.name}: {len(repeated)} repeated {'prompts' if prompts else 'rows'}"
+    if options.duplicates == "refuse" and not prompts:
+        raise UsageError(f"{said} ({_listed(repeated)}); remove them, or set data.duplicates to skip or keep")
+    left_out = prompts or options.duplicates == "skip"
+    notes.append(f"{said} {'left out' if left_out else 'kept'} ({_listed(repeated)})")
+    return kept if left_out else rows
 
 
 def _split(path: Path, rows: list[Row], share: float) -> Splits:
     parts: Splits = {"train": [], "validation": []}
     for row in rows:
-        held_out = int(_key(row["prompt"]), 16) < share * 16**16
+        # a plain text has no prompt, so it stands for itself
+        turns = row["prompt"] or [{"role": "assistant", "content": row["response"]}]
+        held_out = int(shapes.key_of(turns), 16) < share * 16**16
         parts["validation" if held_out else "train"].append(row)
     for name, part in parts.items():
         if not part:

@@ -22,6 +22,22 @@ def test_prompt_is_the_template(tiny_model: Path) -> None:
     assert sum(i == 1 for i in chat.prompt_ids(messages)) == 3
 
 
+def test_a_prompt_without_its_beginning_keeps_the_template(tiny_model: Path) -> None:
+    chat = ChatFormat(load_tokenizer(str(tiny_model)))
+    messages = [{"role": "system", "content": "Make 24."}, {"role": "user", "content": "4 7 8 8"}]
+    whole, content = chat.prompt_ids(messages), [chat.text_ids(m["content"]) for m in messages]
+    for drop in range(len(content[0]) + len(content[1]) + 3):
+        cut = chat.prompt_ids(messages, drop)
+        assert len(cut) == len(whole) - min(drop, len(content[0]) + len(content[1]))
+        assert [i for i in cut if i in CONTROL] == [i for i in whole if i in CONTROL]
+    second = [{"role": "system", "content": ""}, {"role": "user", "content": chat.text(content[1][2:])}]
+    assert chat.prompt_ids(messages, len(content[0]) + 2) == chat.prompt_ids(second)
+
+
+def test_no_messages_are_no_ids(tiny_model: Path) -> None:
+    assert ChatFormat(load_tokenizer(str(tiny_model))).prompt_ids([]) == []
+
+
 def test_control_tokens_in_content_stay_text(tiny_model: Path) -> None:
     chat = ChatFormat(load_tokenizer(str(tiny_model)))
     plain = chat.prompt_ids([{"role": "user", "content": "x"}])

@@ -93,6 +93,72 @@ def test_first_update_has_no_kl_and_no_loss() -> None:
     assert stats["ratio"].item() == pytest.approx(1.0)
 
 
+def test_policy_loss_with_a_penalty_on_the_old_policy_by_hand() -> None:
+    ratio, advantage, mask = torch.tensor([[2.0, 0.5]]), torch.tensor([[1.0, -1.0]]), torch.ones(1, 2)
+    # -A rho = -2 and 0.5, not clipped; KL(old || new) by k3: rho - 1 - log rho = 1 - log 2 and -0.5 + log 2
+    loss, stats = losses.policy_loss(ratio.log(), torch.zeros(1, 2), advantage, mask, None, kl_old_coef=3.0)
+    assert loss.item() == pytest.approx((-2 + 0.5) / 2 + 3.0 * 0.5 / 2)
+    assert stats["kl_old"].item() == pytest.approx(0.25) and stats["clipfrac"] == 0
+
+
+def test_losses_of_micro_batches_add_up_to_the_minibatchs() -> None:
+    """Equal weight for every token, not for every micro-batch."""
+    torch.manual_seed(0)
+    logp, old, advantage = torch.randn(6, 5), torch.randn(6, 5), torch.randn(6, 5)
+    mask = (torch.arange(5) < torch.tensor([[1], [5], [2], [4], [3], [5]])).float()
+    whole, _ = losses.policy_loss(logp, old, advantage, mask, 0.2)
+    values = losses.value_loss(logp, old, advantage, mask, 0.2)
+    parts = [slice(0, 2), slice(2, 5), slice(5, 6)]
+    tokens = mask.sum()
+    added = sum(losses.policy_loss(logp[p], old[p], advantage[p], mask[p], 0.2, 0.0, tokens)[0] for p in parts)
+    added_values = sum(losses.value_loss(logp[p], old[p], advantage[p], mask[p], 0.2, tokens) for p in parts)
+    assert torch.isclose(whole, torch.as_tensor(added)) and torch.isclose(values, torch.as_tensor(added_values))
+
+
+def test_reward_to_go_and_leave_one_out_by_hand() -> None:
+    rewards, mask = torch.tensor([[1.0, 2.0, 4.0], [8.0, 16.0, 99.0]]), torch.tensor([[1.0, 1, 1], [1, 1, 0]])
+    assert losses.reward_to_go(rewards, mask, 0.5).tolist() == [[3.0, 4.0, 4.0], [16.0, 16.0, 0.0]]
+    # 1 - (4 + 7) / 2, 4 - (1 + 7) / 2, 7 - (1 + 4) / 2
+    assert losses.leave_one_out(torch.tensor([1.0, 4.0, 7.0, 2.0, 2.0, 2.0]), 3).tolist() == [-4.5, 0, 4.5, 0, 0, 0]
+
+
+def test_rewards_keep_their_mean_when_scaled() -> None:
+    values, mask = torch.tensor([[1.0, 3.0, 50.0], [5.0, 7.0, 50.0]]), torch.tensor([[1.0, 1, 0], [1, 1, 0]])
+    # mean 4, variance 20/3: 4 + (-3, -1, 1, 3) / sqrt(20/3)
+    scaled = losses.scale_to_unit_variance(values, mask)
+    gap = 1 / math.sqrt(20 / 3)
+    assert scaled.flatten().tolist() == pytest.approx([4 - 3 * gap, 4 - gap, 0, 4 + gap, 4 + 3 * gap, 0])
+
+
+def test_kl_estimators_against_the_exact_sum() -> None:
+    """On all tokens of a small vocabulary, weighted by pi: k1 and k3 are KL(pi || ref); as losses on samples of pi,
+    k2 has its gradient and k3 has not."""
+    torch.manual_seed(0)
+    logits, ref = torch.randn(6, dtype=torch.double, requires_grad=True), torch.randn(6, dtype=torch.double)
+    logp, ref_logp = logits.log_softmax(-1), ref.log_softmax(-1)
+    weights = logp.exp().detach()
+    exact = (logp.exp() * (logp - ref_logp)).sum()
+    for estimator in (losses.kl_k1, losses.kl_k3):
+        assert (weights * estimator(logp, ref_logp)).sum().item() == pytest.approx(exact.item())
+    (true,) = torch.autograd.grad(exact, logits, retain_graph=True)
+    (k2,) = torch.autograd.grad((weights * losses.kl_k2(logp, ref_logp)).sum(), logits, retain_graph=True)
+    (k3,) = torch.autograd.grad((weights * losses.kl_k3(logp, ref_logp)).sum(), logits, retain_graph=True)
+    assert torch.allclose(k2, true) and not torch.allclose(k3, true, rtol=1e-2)
+    # KL(old || new) as a function of new, on samples of old: k3 has its gradient
+    new = torch.randn(6, dtype=torch.double, requires_grad=True)
+    new_logp, old_weights = new.log_softmax(-1), ref_logp.exp()
+    (true,) = torch.autograd.grad((old_weights * (ref_logp - new_logp)).sum(), new, retain_graph=True)
+    (k3,) = torch.autograd.grad((old_weights * losses.kl_k3(ref_logp, new_logp)).sum(), new)
+    assert torch.allclose(k3, true)
+
+
+def test_kl_controllers_by_hand() -> None:
+    # error 12/6 - 1 = 1, kept to 0.2; 0.1 (1 + 0.2 * 64 / 640) = 0.102
+    assert losses.adapt_kl_coef(0.1, 12.0, 6.0, 64, 640) == pytest.approx(0.102)
+    assert losses.adapt_kl_coef(0.1, 5.4, 6.0, 64, 640) == pytest.approx(0.1 * (1 - 0.1 * 0.1))
+    assert [losses.adapt_kl_old_coef(1.0, kl, 0.03) for kl in (0.01, 0.03, 0.05)] == [0.5, 1.0, 2.0]
+
+
 def test_value_loss_by_hand() -> None:
     values, old = torch.tensor([[1.0, 3.0, 8.0]]), torch.tensor([[0.0, 3.0, 8.0]])
     returns, mask = torch.tensor([[2.0, 1.0, 0.0]]), torch.tensor([[1.0, 1.0, 0.0]])
@@ -104,3 +170,27 @@ def test_explained_variance() -> None:
     returns, mask = torch.tensor([[1.0, 2.0, 3.0, 50.0]]), torch.tensor([[1.0, 1.0, 1.0, 0.0]])
     assert losses.explained_variance(returns, returns, mask).item() == pytest.approx(1.0)
     assert losses.explained_variance(torch.zeros(1, 4), returns, mask).item() == pytest.approx(0.0)
+
+
+def test_bradley_terry_by_hand() -> None:
+    chosen, rejected = torch.tensor([math.log(3.0), 0.0]), torch.tensor([0.0, 0.0])
+    # sigmoid(log 3) = 3/4, sigmoid(0) = 1/2: (-log 3/4 - log 1/2) / 2
+    assert losses.bradley_terry_loss(chosen, rejected).item() == pytest.approx(-math.log(3 / 8) / 2)
+    # margins log 3 and log 2: sigmoid(0) = 1/2, sigmoid(-log 2) = 1/3
+    margin = torch.tensor([math.log(3.0), math.log(2.0)])
+    assert losses.bradley_terry_loss(chosen, rejected, margin).item() == pytest.approx(-math.log(1 / 6) / 2)
+
+
+def test_bradley_terry_is_finite_where_the_sigmoid_is_not() -> None:
+    chosen = torch.tensor([-300.0], requires_grad=True)
+    loss = losses.bradley_terry_loss(chosen, torch.tensor([300.0]))
+    loss.backward()
+    assert loss.item() == 600 and chosen.grad is not None and chosen.grad.item() == pytest.approx(-1)
+
+
+def test_regression_and_centring_by_hand() -> None:
+    # (1 - 3)^2 = 4, (0 - (-1))^2 = 1
+    assert losses.regression_loss(torch.tensor([1.0, 0.0]), torch.tensor([3.0, -1.0])).item() == pytest.approx(2.5)
+    # (2 - 1)^2 = 1, (3 + 1)^2 = 16, (-2 + 2)^2 = 0
+    penalty = losses.centring_penalty(torch.tensor([2.0, 3.0, -2.0]), torch.tensor([-1.0, 1.0, 2.0]))
+    assert penalty.item() == pytest.approx(17 / 3)

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from alignment import statistics
 
@@ -13,10 +15,33 @@ def test_wilson_by_hand() -> None:
     assert statistics.wilson(0, 20)["low"] == 0 and statistics.wilson(0, 20)["high"] > 0.1
 
 
+def test_paired_wilson_on_a_published_table() -> None:
+    """Bentur et al. 2009, from Fagerland, Lydersen & Laake, Statistical Analysis of Contingency Tables, chapter 8."""
+    first = [True] * 2 + [False] * 19
+    second = [True, False] + [True] * 7 + [False] * 12
+    interval = statistics.paired_wilson(second, first)
+    assert interval["value"] == pytest.approx(-6 / 21)
+    assert (interval["low"], interval["high"]) == pytest.approx((-0.507, -0.026), abs=2e-3)
+
+
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=40))
+def test_paired_wilson_is_antisymmetric_and_never_a_point(pairs: list[tuple[bool, bool]]) -> None:
+    first, second = [a for a, _ in pairs], [b for _, b in pairs]
+    there, back = statistics.paired_wilson(first, second), statistics.paired_wilson(second, first)
+    assert (there["low"], there["high"]) == pytest.approx((-back["high"], -back["low"]))
+    assert -1 <= there["low"] <= there["value"] <= there["high"] <= 1 and there["high"] - there["low"] > 0.01
+
+
 def test_auc_by_hand() -> None:
     # pairs: 3>1, 3>2, 2>1 are right, 2=2 counts half: 3.5 of 4
     assert statistics.auc([3, 2], [1, 2]) == pytest.approx(3.5 / 4)
     assert statistics.auc([1.0], [1.0]) == 0.5
+
+
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=12), st.lists(st.integers(0, 5), min_size=1, max_size=12))
+def test_auc_is_the_share_of_pairs(a: list[int], b: list[int]) -> None:
+    share = np.mean([1.0 if x > y else 0.5 if x == y else 0.0 for x in a for y in b])
+    assert statistics.auc(a, b) == pytest.approx(share)
 
 
 def test_bootstrap_covers_the_mean() -> None:
@@ -32,3 +57,20 @@ def test_bootstrap_covers_the_mean() -> None:
 def test_correlation_of_a_constant_is_undefined() -> None:
     assert statistics.correlation([1, 1, 1], [1, 2, 3]) is None
     assert statistics.correlation([1, 2, 3], [2, 4, 6]) == pytest.approx(1.0)
+
+
+def test_spearman_by_hand() -> None:
+    # ranks 1 2.5 2.5 4 and 1 2 3 4, less their mean 2.5: products 2.25 + 2.25, squares 4.5 and 5
+    assert statistics.spearman([1, 5, 5, 9], [-3, 0, 10, 11]) == pytest.approx(4.5 / np.sqrt(4.5 * 5))
+    assert statistics.spearman([1, 2, 3], [1, 10, 1e6]) == pytest.approx(1.0)
+
+
+def test_a_bootstrap_leaves_out_where_the_statistic_is_undefined() -> None:
+    x, y = [0.0, 1.0, 2.0], [0.0, 1.0, 0.0]
+
+    def slope(i: np.ndarray) -> float | None:
+        return statistics.correlation([x[j] for j in i], [y[j] for j in i])
+
+    interval = statistics.paired_bootstrap(slope, 3)  # of three rows, many resamples are constant
+    assert interval is not None and -1 <= interval["low"] <= 0 <= interval["high"] <= 1
+    assert statistics.paired_bootstrap(lambda i: None, 3) is None

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
-from alignment.errors import SetupError, UsageError
+from alignment.errors import JuntoError, SetupError, UsageError
 from alignment.run_dir import TIME_COLUMNS, RunDir
 from graphs.align import run_align
 from graphs.recipe import Recipe, load_recipe
@@ -226,3 +228,88 @@ def test_fresh_starts_over(straight: tuple[RunDir, list[dict]], tiny_model: Path
     (run.path / "left-over").write_text("x")
     assert outcome(align(recipe, tmp_path, fresh=True)) == outcome(straight[0])
     assert not (run.path / "left-over").exists()
+
+
+def test_rewards_of_the_sft_models_own_samples_are_standardized_and_a_kill_changes_nothing(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    """``normalize: reference``: mean 0 and standard deviation 1 on what PPO starts from."""
+    from alignment.engine import Engine
+    from alignment.rollout import reference_samples
+    from graphs.recipe import load_task
+
+    settings = {"steps": 4, "batch_size": 2, "checkpoint_every": 2, "loss": "bradley_terry"}
+    settings |= {"normalize": "reference", "reference_samples": 12}
+    events: list[dict] = []
+    run = align(recipe_of(tmp_path, tiny_model, reward=settings), tmp_path, events.append)
+    recipe = load_recipe(run.path / "config.yaml")
+    task = load_task(recipe.task)
+    prompts = task.load(task.Options(**recipe.data), recipe.seed).prompts["train"]
+    with Engine.open(run.path) as engine:
+        texts = reference_samples(engine, prompts, recipe.ppo, 12, recipe.seed)
+        assert len(set(texts[1])) > 6
+        scores = torch.tensor(engine.score(*texts))
+    assert scores.mean().item() == pytest.approx(0, abs=1e-4) and scores.std().item() == pytest.approx(1, abs=1e-4)
+    assert run.results("reward")["reference_samples"] == 12
+
+    last_step = next(i for i, e in enumerate(events) if e["stage"] == "reward" and e["step"] == 4)
+    for number in (last_step - 1, last_step + 1):  # before the last step, and after the stage is closed
+        root = tmp_path / str(number)
+        root.mkdir()
+        left = number
+
+        def kill(event: dict) -> None:
+            nonlocal left
+            left -= 1
+            if left < 0:
+                raise Killed
+
+        recipe = recipe_of(root, tiny_model, reward=settings)
+        with pytest.raises(Killed):
+            align(recipe, root, kill)
+        assert outcome(align(recipe, root)) == outcome(run)
+
+
+def test_a_stage_that_failed_is_mended_by_its_own_settings(
+    straight: tuple[RunDir, list[dict]], tiny_model: Path, tmp_path: Path
+) -> None:
+    """The SFT stage is kept; the reward stage begins again, and the end is that of a run without the failure."""
+    good = {"steps": 5, "batch_size": 2, "checkpoint_every": 2}
+    bad = good | {"learning_rate": 1e37, "warmup_steps": 0, "checkpoint_every": 1}
+    with pytest.raises(JuntoError, match="reward step .* run the same command again"):
+        align(recipe_of(tmp_path, tiny_model, reward=bad), tmp_path)
+    run = RunDir(tmp_path / "runs" / "tiny")
+    assert run.status()["state"] == "failed" and run.done("sft")
+    with pytest.raises(UsageError, match=r"another recipe \(changed: sft"):
+        align(recipe_of(tmp_path, tiny_model, sft={"steps": 4}, reward=bad), tmp_path)
+    events: list[dict] = []
+    assert outcome(align(recipe_of(tmp_path, tiny_model, reward=good), tmp_path, events.append)) == outcome(straight[0])
+    assert [e["message"] for e in events if e["stage"] == "sft"] == ["already done"]
+
+
+@pytest.mark.parametrize("choice", ["refuse", "skip", "cut"])
+def test_long_rows_of_supervised_tuning(tiny_model: Path, tmp_path: Path, choice: str) -> None:
+    rows = [{"prompt": f"question {i}", "completion": "So."} for i in range(20)]
+    rows[6] = {"prompt": "question 6", "completion": "4 " * 50_000}
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "prompts.jsonl").write_text("".join(json.dumps({"prompt": row["prompt"]}) + "\n" for row in rows))
+    (tmp_path / "r.py").write_text("def length(prompt, response):\n    return len(response)\n")
+    data = {"instructions": "rows.jsonl", "prompts": "prompts.jsonl", "validation": 0.4}
+    recipe = recipe_of(
+        tmp_path,
+        tiny_model,
+        task="graphs.tasks.jsonl",
+        data=data,
+        sft={"steps": 2, "batch_size": 2, "max_length": 64, "long_rows": choice},
+        reward={"function": "r.py:length"},
+    )
+    said = r"1 of \d+ (training|held-out) rows have more than sft.max_length \(64\) tokens"
+    if choice == "refuse":
+        with pytest.raises(UsageError, match=rf"{said} \(rows.jsonl, line 7: 100,0\d\d tokens\); shorten them, raise"):
+            align(recipe, tmp_path)
+        return
+    run = align(recipe, tmp_path)
+    [note] = run.status()["stages"]["sft"]["notes"]
+    words = {"skip": "left out", "cut": "cut"}[choice]
+    assert re.fullmatch(rf"{said} and were {words} \(rows.jsonl, line 7: 100,0\d\d tokens\)", note)
+    assert "rows.jsonl, line 7" in (run.path / "report.html").read_text()

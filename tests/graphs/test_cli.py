@@ -161,7 +161,7 @@ def test_a_dry_run_prints_a_recipe_that_can_be_run_again(capsys, tmp_path, monke
     recipe.write_text(printed)
     again = load_recipe(recipe)
     assert (again.sft.steps, again.name) == (7, "2026")
-    assert "# sft: 7 steps of 16 rows" in printed
+    assert "# sft: lora, 7 steps of 16 rows" in printed
     shown = one_object(capsys, *arguments)
     assert shown["recipe"] == again.model_dump(mode="json")
     assert shown["plan"]["run"] == f"{tmp_path / 'runs' / '2026'} (new)"

@@ -35,7 +35,15 @@ def options(folder: Path, **changes) -> jsonl.Options:
 
 
 def rows_of(splits: dict) -> list[dict]:
-    return splits["train"] + splits["validation"]
+    """The rows of both sides, without where they come from."""
+    rows = splits["train"] + splits["validation"]
+    return [{key: value for key, value in row.items() if key != "source"} for row in rows]
+
+
+def content(data) -> list[list[dict]]:
+    """Every split of the three kinds, without where the rows come from."""
+    splits = [data.sft, data.pairs, data.prompts]
+    return [rows_of({"train": part[side], "validation": []}) for part in splits for side in ("train", "validation")]
 
 
 def refusal(folder: Path, **changes) -> str:
@@ -89,6 +97,94 @@ def test_shapes_of_pairs(tmp_path, row, messages):
     assert {"prompt": messages, "chosen": "So.", "rejected": "No."} in rows_of(data.pairs)
 
 
+@pytest.mark.parametrize(
+    ("row", "messages", "response"),
+    [
+        ({"prompt": "How?", "response": " So.", "score": 2}, USER, "So."),
+        ({"instruction": "How?", "input": "", "output": "So.", "score": -0.5}, USER, "So."),
+        ({"instruction": "How", "input": "this", "output": "So.", "score": 1}, None, "So."),
+        ({"input": "### Human: How? ### Assistant:", "output": "So.", "score": 1}, USER, "So."),
+        ({"text": "So.", "score": 0.25}, [], "So."),
+    ],
+)
+def test_shapes_of_scores(tmp_path, row, messages, response):
+    rows = [row, *({"prompt": f"question {i}", "response": "So.", "score": i} for i in range(20))]
+    data = jsonl.load(options(tmp_path, pairs=write(tmp_path, "s.jsonl", rows)), 0, tmp_path)
+    context = [{"role": "user", "content": "How\n\nthis"}] if messages is None else messages
+    assert {"prompt": context, "response": response, "score": float(row["score"])} in rows_of(data.pairs)
+
+
+def test_plain_texts_are_split_by_their_text_and_get_no_system_text(tmp_path):
+    name = write(tmp_path, "s.jsonl", [{"text": f"text {i}", "score": i} for i in range(40)])
+    data = jsonl.load(options(tmp_path, pairs=name, system="Be kind."), 0, tmp_path)
+    assert 8 < len(data.pairs["train"]) < 32 and all(row["prompt"] == [] for row in rows_of(data.pairs))
+
+
+def test_a_pair_keeps_its_margin(tmp_path):
+    rows = [row | {"margin": i} for i, row in enumerate(good("pairs"))]
+    data = jsonl.load(options(tmp_path, pairs=write(tmp_path, "m.jsonl", rows)), 0, tmp_path)
+    assert sorted(row["margin"] for row in rows_of(data.pairs)) == list(range(20))
+
+
+def test_a_file_of_pairs_may_be_left_out(tmp_path):
+    data = jsonl.load(options(tmp_path, pairs=""), 0, tmp_path)
+    assert data.pairs == {"train": [], "validation": []} and data.sft["train"]
+
+
+def test_pairs_and_scores_in_one_file(tmp_path):
+    rows = [*good("pairs"), {"prompt": "a", "response": "b", "score": 1}]
+    name = write(tmp_path, "mixed.jsonl", rows)
+    said = "line 21: this row is a score and line 1 is a pair; expected one kind in a file"
+    assert f"mixed.jsonl, {said}; correct the row" in refusal(tmp_path, pairs=name)
+    data = jsonl.load(options(tmp_path, pairs=name, bad_rows="skip"), 0, tmp_path)
+    assert len(rows_of(data.pairs)) == 20
+    assert data.notes == [f"mixed.jsonl: 1 malformed rows left out (the first, {said})"]
+
+
+@pytest.mark.parametrize("kind", ["instructions", "pairs"])
+def test_repeated_rows_are_counted_and_kept_refused_or_left_out(tmp_path, kind):
+    rows = good(kind)
+    name = write(tmp_path, "twice.jsonl", [*rows, rows[4], rows[4], rows[0]])
+    said = "twice.jsonl: 3 repeated rows"
+    listed = "(line 21 repeats line 5, line 22 repeats line 5, line 23 repeats line 1)"
+    part = {"instructions": "sft", "pairs": "pairs"}[kind]
+
+    def load(duplicates):
+        return jsonl.load(options(tmp_path, duplicates=duplicates, **{kind: name}), 0, tmp_path)
+
+    kept, left_out = load("keep"), load("skip")
+    assert kept.notes == [f"{said} kept {listed}"] and len(rows_of(getattr(kept, part))) == 23
+    assert left_out.notes == [f"{said} left out {listed}"] and len(rows_of(getattr(left_out, part))) == 20
+    message = refusal(tmp_path, duplicates="refuse", **{kind: name})
+    assert message == f"{said} {listed}; remove them, or set data.duplicates to skip or keep"
+
+
+def test_repeated_prompts_are_left_out(tmp_path):
+    rows = good("prompts")
+    data = jsonl.load(options(tmp_path, prompts=write(tmp_path, "p.jsonl", [*rows, rows[2]])), 0, tmp_path)
+    assert data.notes == ["p.jsonl: 1 repeated prompts left out (line 21 repeats line 3)"]
+    assert len(rows_of(data.prompts)) == 20
+
+
+def test_every_row_says_where_it_comes_from(tmp_path):
+    data = jsonl.load(options(tmp_path), 0, tmp_path)
+    sources = {row["source"] for row in data.pairs["train"] + data.pairs["validation"]}
+    assert sources == {f"good-pairs.jsonl, line {i}" for i in range(1, 21)}
+
+
+def test_malformed_rows_are_counted_and_named_by_line(tmp_path):
+    lines = [json.dumps(row) for row in good("pairs")]
+    for at in (2, 5, 7, 11, 13, 17):
+        lines[at] = json.dumps({"prompt": "a", "chosen": "b"})
+    (tmp_path / "m.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    [note] = jsonl.load(options(tmp_path, pairs="m.jsonl", bad_rows="skip"), 0, tmp_path).notes
+    assert note.startswith('m.jsonl: 6 malformed rows left out (the first, line 3: "rejected" is missing')
+    assert note.endswith("; also line 6, line 8, line 12, 2 more)")
+    said = refusal(tmp_path, pairs="m.jsonl")
+    assert said.startswith(f"{tmp_path}/m.jsonl, line 3: ")
+    assert said.endswith("skip (6 malformed rows; also line 6, line 8, line 12, 2 more)")
+
+
 DIALOGUE = "\n\nHuman: How?\n\nAssistant: "
 BAD = [
     ("instructions", "{'prompt': 1}", "broken JSON"),
@@ -112,6 +208,17 @@ BAD = [
     ("pairs", json.dumps({"chosen": DIALOGUE + "a", "rejected": DIALOGUE}), "an empty turn of the assistant"),
     ("pairs", json.dumps({"chosen": DIALOGUE + "a", "rejected": "\n\nHuman: So?\n\nAssistant: b"}), "differ before"),
     ("pairs", json.dumps({"chosen": DIALOGUE + "a\n\nHuman: b", "rejected": DIALOGUE + "c"}), "ends with the human"),
+    ("pairs", '{"prompt": "a", "chosen": "b", "rejected": "c", "margin": "1"}', '"margin" is text; expected a number'),
+    ("pairs", '{"prompt": "a", "chosen": "b", "rejected": "c", "margin": NaN}', '"margin" is NaN; expected a finite'),
+    ("pairs", '{"prompt": "a", "chosen": "b", "rejected": "c", "margin": -1}', '"margin" is -1; expected at least 0'),
+    ("pairs", '{"prompt": "a", "response": "b", "score": NaN}', '"score" is NaN; expected a finite number'),
+    ("pairs", '{"prompt": "a", "response": "b", "score": -Infinity}', '"score" is infinite; expected a finite'),
+    ("pairs", '{"prompt": "a", "response": "b", "score": "good"}', '"score" is text; expected a number'),
+    ("pairs", '{"prompt": "a", "response": "b", "score": true}', '"score" is true or false; expected a number'),
+    ("pairs", '{"prompt": "a", "response": "b", "score": 1%s}' % ("0" * 400), '"score" is infinite'),
+    ("pairs", '{"prompt": "a", "response": " ", "score": 1}', '"response" is empty; expected text'),
+    ("pairs", '{"instruction": "a", "response": "b", "score": 1}', '"output" is missing'),
+    ("pairs", '{"score": 1}', '"prompt" is missing; expected "prompt", "instruction" or "text"'),
     ("prompts", '{"question": "a"}', '"prompt" is missing; expected "prompt", "instruction" or "messages"'),
     ("prompts", '"a"', "and found text"),
 ]
@@ -133,7 +240,7 @@ def test_skipping_leaves_out_that_row_alone_and_says_so(tmp_path, kind, line, sa
     path.write_text("\n".join([line, *(json.dumps(row) for row in good(kind))]), encoding="utf-8")
     data = jsonl.load(options(tmp_path, bad_rows="skip", **{kind: "mine.jsonl"}), 0, tmp_path)
     clean = jsonl.load(options(tmp_path), 0, tmp_path)
-    assert (data.sft, data.pairs, data.prompts) == (clean.sft, clean.pairs, clean.prompts)
+    assert content(data) == content(clean)
     [note] = data.notes
     assert note.startswith("mine.jsonl: 1 malformed rows left out (the first, line 1: ")
     assert says in note
@@ -143,9 +250,9 @@ def test_array_and_compressed_files_hold_the_same_rows(tmp_path):
     text = "".join(json.dumps(row) + "\n" for row in good("prompts"))
     (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(text.encode()))
     (tmp_path / "b.json").write_text("\ufeff" + json.dumps(good("prompts"), indent=2), encoding="utf-8")
-    expected = jsonl.load(options(tmp_path), 0, tmp_path).prompts
+    expected = content(jsonl.load(options(tmp_path), 0, tmp_path))
     for name in ("a.jsonl.gz", "b.json"):
-        assert jsonl.load(options(tmp_path, prompts=name), 0, tmp_path).prompts == expected
+        assert content(jsonl.load(options(tmp_path, prompts=name), 0, tmp_path)) == expected
 
 
 @pytest.mark.parametrize(
@@ -171,9 +278,9 @@ def test_paths_expand_variables_and_a_missing_file_names_the_key(tmp_path, monke
     monkeypatch.setenv("MY_ROWS", str(tmp_path / "deep"))
     (tmp_path / "deep").mkdir()
     write(tmp_path / "deep", "p.jsonl", good("prompts"))
-    expected = jsonl.load(options(tmp_path), 0, tmp_path).prompts
+    expected = content(jsonl.load(options(tmp_path), 0, tmp_path))
     for path in ("$MY_ROWS/p.jsonl", "${MY_ROWS}/p.jsonl", "deep/p.jsonl"):
-        assert jsonl.load(options(tmp_path, prompts=path), 0, tmp_path).prompts == expected
+        assert content(jsonl.load(options(tmp_path, prompts=path), 0, tmp_path)) == expected
     assert f"data.pairs: there is no file {tmp_path / 'gone.jsonl'}" in refusal(tmp_path, pairs="gone.jsonl")
     monkeypatch.delenv("MY_ROWS")
     assert "the environment variable $MY_ROWS" in refusal(tmp_path, pairs="$MY_ROWS/p.jsonl")

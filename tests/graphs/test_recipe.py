@@ -98,7 +98,7 @@ def test_every_key_is_suggested_for_its_misspelling(tmp_path, key):
         ("sft:\n  batch_size: 0\n", 4, "is 0; expected at least 1"),
         ("data:\n  wrong: 1.5\n", 4, '"data.wrong" is 1.5; expected at most 1'),
         ("backbone:\n  quantization: int4\n", 4, "expected 'none', 'int8' or 'nf4'"),
-        ("ppo: fast\n", 3, "\"ppo\" is 'fast'; expected a section with the keys iterations"),
+        ("ppo: fast\n", 3, "\"ppo\" is 'fast'; expected a section with the keys algorithm"),
         ("council:\n  experts: Ada\n", 4, "expected a list"),
         ("council:\n  experts: [{name: A}, {name: A}]\n", 4, "two experts are called 'A'"),
         ("explain:\n- question: q\n  candidates: [a]\n", 5, '"explain.0.candidates"'),

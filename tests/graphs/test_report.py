@@ -336,6 +336,22 @@ def test_run_that_only_finished_sft(tmp_path):
     assert len([a for a in page.all("svg") if a.get("class") == "chart"]) == 1 and "–" in page.text
 
 
+def test_calibration_regression_and_notes_of_the_reward_model(tmp_path):
+    run = full_run(tmp_path / "quickstart")
+    status = json.loads(json.dumps(STATUS))
+    reward = status["stages"]["reward"]
+    reward["notes"] = [f"2 rows were cut {EVIL}"]
+    bins = [{"confidence": 0.55, "accuracy": 0.5, "n": 9}, {"confidence": 0.9, "accuracy": 0.96, "n": 31}]
+    reward["results"] |= {"temperature": 1.75, "ece": 0.0575, "brier": between(0.151, 0.11, 0.2), "reliability": bins}
+    reward["results"] |= {"pearson": between(0.71, 0.66, 0.75), "mae": between(0.83, 0.79, 0.88)}
+    write_json(run / "status.json", status)
+    _, page = report(run)
+    for shown in ("1.75", "5.8%", "0.151", "0.110 to 0.200", "0.710", "0.660 to 0.750", "2 rows were cut"):
+        assert shown in page.text, shown
+    [chart] = [svg for svg in page.all("svg") if svg.get("aria-label", "").startswith("Reliability")]
+    assert "observed from 50.0 at confidence, % 55.0 to 96.0 at confidence, % 90.0" in chart["aria-label"]
+
+
 def test_empty_run_directory_and_no_run_directory(tmp_path):
     _, page = report(tmp_path)
     assert "No stage has begun." in page.text
@@ -371,6 +387,8 @@ def test_a_damaged_file_is_named_and_the_rest_is_shown(tmp_path, name, content):
         {"evaluate": {"results": {"reward": {"sft": between(math.nan, math.nan, math.nan)}}}},
         {"evaluate": {"results": {"reward": {"difference": between(0.0, 0.0, 0.0)}}}},
         {"evaluate": {"results": "nothing"}, "sft": None, "ppo": {"results": {"objective/kl": None}}},
+        {"reward": {"notes": "text", "results": {"reliability": [None, {"confidence": "x"}, {}], "ece": None}}},
+        {"reward": {"notes": [None], "results": {"reliability": {"a": 1}, "pearson": None}}},
         {"data": {"results": {"counts": {"sft": None, "pairs": {"train": 3}}, "notes": "text"}}},
     ],
 )

@@ -1,0 +1,87 @@
+"""Files of a user's that a recipe names: a task, a reward function, plain text. Free of torch."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+from alignment.errors import UsageError
+from alignment.scoring import RewardFunction
+
+
+@dataclass(frozen=True)
+class NamedFunction:
+    """A reward function, its ``name`` (with a file's absolute path), and the ``sha256`` of the file that it is in."""
+
+    name: str
+    call: RewardFunction
+    sha256: str
+
+
+def load_function(given: str, base: str | Path = ".") -> NamedFunction:
+    """The function that ``file.py:name`` (relative to ``base``) or ``package.module:name`` names. Raises UsageError."""
+    place, colon, name = given.rpartition(":")
+    what = f"reward function {given!r}"
+    if not colon or not place or not name.isidentifier():
+        raise UsageError(f"{what}: write it as my_rewards.py:name or package.module:name")
+    if place.endswith(".py"):
+        place = str(file_of(place, Path(base)))
+        module = module_from_file(place, Path(base), what)
+    else:
+        try:
+            module = importlib.import_module(place)
+        except (ImportError, TypeError, ValueError) as error:
+            raise UsageError(f"{what}: the module {place!r} cannot be imported, {error}") from error
+    function = getattr(module, name, None)
+    if not callable(function):
+        found = sorted(key for key, value in vars(module).items() if callable(value) and not key.startswith("_"))
+        raise UsageError(f"{what}: {place} has no function {name!r}; it has {', '.join(found[:6]) or 'none'}")
+    file = getattr(module, "__file__", None)  # what is built in has none
+    source = Path(file).read_bytes() if file else b""
+    return NamedFunction(f"{place}:{name}", function, hashlib.sha256(source).hexdigest())
+
+
+def file_of(given: str, base: Path) -> Path:
+    """The absolute path of a file that a recipe in ``base`` names; ``~`` and ``$VARIABLE`` are expanded."""
+    return (base / Path(os.path.expandvars(given)).expanduser()).resolve()
+
+
+def module_from_file(given: str, base: Path, what: str) -> ModuleType:
+    """Runs a ``.py`` file as a module. Raises UsageError, which begins with ``what``."""
+    path = file_of(given, base)
+    if not path.is_file():
+        raise UsageError(f"{what}: there is no file {path}; the path is relative to the recipe's folder")
+    name = f"junto_file_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None  # a .py file always has a loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses and pydantic look their module up while it runs
+    try:
+        spec.loader.exec_module(module)
+    except SyntaxError as error:
+        raise UsageError(f"{what}: {error.filename}:{error.lineno}: {error.msg}") from None
+    except ImportError as error:
+        raise UsageError(f"{what}: {path} cannot be imported, {error}") from error
+    except Exception as error:
+        raise UsageError(f"{what}: {path} raised {type(error).__name__} while it was read, {error}") from error
+    return module
+
+
+def plain_text(given: str | None, base: str | Path = ".") -> str:
+    """The text of the file ``given`` (``ppo.ptx_corpus``, relative to ``base``); empty where there is none. Raises
+    UsageError."""
+    if given is None:
+        return ""
+    path = file_of(given, Path(base))
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(
+            f"ppo.ptx_corpus: {path} cannot be read as UTF-8 text ({error}); the path is relative to the recipe"
+        ) from None

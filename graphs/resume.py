@@ -1,0 +1,50 @@
+"""Whether a run may go on with a recipe."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from typing import Any
+
+from alignment.errors import UsageError
+from alignment.run_dir import RunDir
+from graphs.recipe import Recipe
+
+# sections that decide what is trained and measured: a run goes on only with the same ones
+FIXED = ("seed", "task", "data", "backbone", "sft", "reward", "ppo", "evaluate")
+TRAINING = ("sft", "reward", "ppo")
+
+
+def prepare_resume(run: RunDir, recipe: Recipe) -> None:
+    """Raises UsageError where the run was made with another recipe.
+
+    The section of the stage that failed may be another one, since that is how a failure is mended: the stage then
+    begins again, with what was finished before it.
+    """
+    # a run of an earlier version lacks keys that have come since: they had their defaults
+    before, now = Recipe.model_validate(run.config()).model_dump(mode="json"), recipe.model_dump(mode="json")
+    failed = _failed(run)
+    changed = {section: list(_differences(before.get(section), now[section], section)) for section in FIXED}
+    refused = [key for section, keys in changed.items() if section != failed for key in keys]
+    if refused:
+        raise UsageError(
+            f"{run.path} was made with another recipe (changed: {', '.join(refused[:3])}); "
+            "add --fresh to start over, or --set name=… for a run of its own"
+        )
+    if failed and changed[failed]:
+        shutil.rmtree(run.path / "checkpoints" / failed, ignore_errors=True)
+
+
+def _failed(run: RunDir) -> str | None:
+    """The stage of training in which the run failed: the first that is not done."""
+    if run.status().get("state") != "failed":
+        return None
+    return next((stage for stage in TRAINING if not run.done(stage)), None)
+
+
+def _differences(before: Any, now: Any, key: str) -> Iterator[str]:
+    if isinstance(before, dict) and isinstance(now, dict):
+        for name in now.keys() | before.keys():
+            yield from _differences(before.get(name), now.get(name), f"{key}.{name}")
+    elif before != now:
+        yield key

@@ -1,0 +1,70 @@
+"""Where rewards come from: the reward model of the engine, or a recipe's Python function."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from alignment.chat_format import ChatFormat
+from alignment.config import RewardConfig
+from alignment.engine import Engine
+from alignment.errors import UsageError
+from alignment.reward_metrics import pair_results, score_results
+from alignment.run_dir import RunDir
+from alignment.scoring import Prompt, Scorer, function_scorer
+from graphs.modules import load_function
+from graphs.tasks import Row
+
+
+def scorer(config: RewardConfig, engine: Engine) -> Scorer:
+    """The function that the recipe names, or the engine's reward model."""
+    if config.function is None:
+        return engine.score
+    found = load_function(config.function)
+    return function_scorer(found.call, found.name)
+
+
+class FunctionScorer:
+    """A recipe's reward function as what explanations ask; ``fingerprint`` is of the file that it is in."""
+
+    note = ""
+
+    def __init__(self, function: str) -> None:
+        found = load_function(function)
+        self.fingerprint = json.dumps({"function": found.name, "sha256": found.sha256})
+        self._score = function_scorer(found.call, found.name)
+
+    def score(self, prompt: Prompt, texts: list[str]) -> list[float]:
+        return self._score([prompt] * len(texts), texts)
+
+
+def function_results(config: RewardConfig, rows: Sequence[Row], chat: ChatFormat) -> dict[str, Any]:
+    """Which function it is, and its figures on held-out pairs or scores, where the task has some."""
+    assert config.function is not None
+    found = load_function(config.function)
+    results: dict[str, Any] = {"function": found.name, "function_sha256": found.sha256}
+    if not rows:
+        return results
+    score = function_scorer(found.call, found.name)
+
+    def rewards(side: str) -> tuple[list[float], list[int]]:
+        texts = [row[side] for row in rows]
+        return score([row["prompt"] for row in rows], texts), [len(chat.text_ids(text)) for text in texts]
+
+    if "score" in rows[0]:
+        found_scores, lengths = rewards("response")
+        return results | score_results(found_scores, [row["score"] for row in rows], lengths)
+    (chosen, first), (rejected, second) = rewards("chosen"), rewards("rejected")
+    return results | pair_results(chosen, rejected, first + second)
+
+
+def refuse_changed_function(config: RewardConfig, run: RunDir) -> None:
+    """Raises UsageError where the reward stage is done and the function's file has changed since."""
+    before = run.results("reward").get("function_sha256")
+    assert config.function is not None
+    if run.done("reward") and load_function(config.function).sha256 != before:
+        raise UsageError(
+            f"the file of the reward function {config.function} has changed since this run began; put it back, "
+            "or add --fresh to start over"
+        )
