@@ -15,7 +15,7 @@ from torch import Tensor
 
 from alignment.backbone import Backbone
 from alignment.config import BackboneConfig, RewardConfig, SFTConfig
-from alignment.packing import bins
+from alignment.packing import bins, width_of
 from alignment.schedule import length_grouped
 from alignment.shapes import Held, Quantized, empty_backbone, faked, linear_layers
 
@@ -70,9 +70,9 @@ def sft_batches(lengths: Sequence[int], losses: Sequence[int], config: SFTConfig
             if config.packing:
                 groups = bins([lengths[i] for i in rows], config.max_length)
                 width = max(sum(lengths[rows[i]] for i in group) for group in groups)
-                found.append(Batch(len(groups), width, wanted, packed=True))
+                found.append(Batch(len(groups), width_of(width), wanted, packed=True))
             else:
-                found.append(Batch(len(rows), max(lengths[i] for i in rows), wanted))
+                found.append(Batch(len(rows), width_of(max(lengths[i] for i in rows)), wanted))
     return found
 
 

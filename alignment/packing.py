@@ -7,6 +7,17 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+MULTIPLE = 8
+
+
+def width_of(tokens: int) -> int:
+    """Width of a training batch whose longest sequence has ``tokens``: the next multiple of 8.
+
+    oneDNN compiles its kernels for every new shape and keeps them: on a CPU each width that had not occurred cost
+    about 0.1 s and 15 MB (measured on the embedded model), and 40 steps met 30 widths. It suits tensor cores too.
+    """
+    return -(-tokens // MULTIPLE) * MULTIPLE
+
 
 def bins(lengths: Sequence[int], capacity: int) -> list[list[int]]:
     """Indices of texts that share a sequence: first-fit decreasing, at most 11/9 of the fewest sequences (+ 2/3).
@@ -37,7 +48,7 @@ def pack(
     1 on texts, for counting tokens: the model gets the positions instead.
     """
     groups = bins([len(row) for row in ids], capacity)
-    width = max(sum(len(ids[i]) for i in group) for group in groups)
+    width = width_of(max(sum(len(ids[i]) for i in group) for group in groups))
     packed = {
         "input_ids": torch.full((len(groups), width), pad_id, dtype=torch.long),
         "labels": torch.full((len(groups), width), -100, dtype=torch.long),

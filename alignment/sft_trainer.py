@@ -16,7 +16,7 @@ from alignment.backbone import Backbone
 from alignment.batch import token_logprobs
 from alignment.config import SFTConfig
 from alignment.failures import refuse_nan
-from alignment.packing import pack
+from alignment.packing import MULTIPLE, pack
 from alignment.run_dir import StageLog
 from alignment.schedule import length_grouped
 
@@ -52,6 +52,7 @@ def trl_settings(config: SFTConfig, seed: int, folder: Path, use_cpu: bool) -> T
         data_seed=seed,
         bf16=False,
         max_length=None,
+        pad_to_multiple_of=MULTIPLE,
         train_sampling_strategy="sequential",
         dataset_kwargs={"skip_prepare_dataset": True},
         use_cpu=use_cpu,

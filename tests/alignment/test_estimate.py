@@ -27,7 +27,7 @@ from alignment.estimate import (
     trained_parameters,
     weight_bytes,
 )
-from alignment.packing import pack
+from alignment.packing import pack, width_of
 from alignment.sft_trainer import rows_in_order
 from alignment.shapes import Held, empty_backbone
 
@@ -178,7 +178,8 @@ def test_batches_are_those_of_the_training(tiny_model: Path, packing: bool) -> N
             packed = pack(ids, labels, config.max_length, 0)
             shape, count = packed["input_ids"].shape, int((packed["labels"] != -100).sum())
         else:
-            shape, count = (3, max(map(len, ids))), sum(label != -100 for row in labels for label in row)
+            shape = (3, width_of(max(map(len, ids))))
+            count = sum(label != -100 for row in labels for label in row)
         assert batch == Batch(*shape, count, packed=packing)
 
 

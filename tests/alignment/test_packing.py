@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from alignment.backbone import Backbone
 from alignment.batch import pad, token_logprobs
 from alignment.config import BackboneConfig, LoraSettings
-from alignment.packing import bins, pack
+from alignment.packing import bins, pack, width_of
 
 TEXTS = [list(range(5, 5 + n)) for n in (9, 3, 14, 6, 2, 11)]
 
@@ -34,10 +34,15 @@ def test_bins_by_hand() -> None:
 
 def test_a_packed_batch_by_hand() -> None:
     got = pack([[7, 8, 9], [5, 6], [4, 3, 2]], [[-100, 8, 9], [-100, 6], [4, 3, 2]], 5, 0)
-    assert got["input_ids"].tolist() == [[7, 8, 9, 5, 6], [4, 3, 2, 0, 0]]
-    assert got["labels"].tolist() == [[-100, 8, 9, -100, 6], [-100, 3, 2, -100, -100]]
-    assert got["position_ids"].tolist() == [[0, 1, 2, 0, 1], [0, 1, 2, 0, 1]]
-    assert got["attention_mask"].tolist() == [[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]]
+    no = -100  # no loss; the width is the next multiple of 8
+    assert got["input_ids"].tolist() == [[7, 8, 9, 5, 6, 0, 0, 0], [4, 3, 2, 0, 0, 0, 0, 0]]
+    assert got["labels"].tolist() == [[no, 8, 9, no, 6, no, no, no], [no, 3, 2, no, no, no, no, no]]
+    assert got["position_ids"].tolist() == [[0, 1, 2, 0, 1, 0, 1, 2], [0, 1, 2, 0, 1, 2, 3, 4]]
+    assert got["attention_mask"].tolist() == [[1, 1, 1, 1, 1, 0, 0, 0], [1, 1, 1, 0, 0, 0, 0, 0]]
+
+
+def test_widths() -> None:
+    assert [width_of(n) for n in (1, 7, 8, 9, 80)] == [8, 8, 8, 16, 80]
 
 
 def make(path: Path) -> Backbone:
