@@ -76,11 +76,16 @@ def sft_batches(lengths: Sequence[int], losses: Sequence[int], config: SFTConfig
     return found
 
 
-def reward_batches(chosen: Sequence[int], rejected: Sequence[int], config: RewardConfig, seed: int) -> list[Batch]:
-    """Every forward of a reward model's training, from the lengths of the pairs' sides."""
-    lengths = [a + b for a, b in zip(chosen, rejected, strict=True)]
-    steps = length_grouped(lengths, config.batch_size, config.steps, f"{seed}/reward")
-    return [Batch(2 * len(rows), max(max(chosen[i], rejected[i]) for i in rows), 0) for rows in steps]
+def reward_batches(examples: Sequence[Sequence[int]], config: RewardConfig, seed: int) -> list[Batch]:
+    """Every forward of a reward model's training, from the lengths of each example's texts: two of a pair, one of a
+    scored text."""
+    steps = length_grouped([sum(texts) for texts in examples], config.batch_size, config.steps, f"{seed}/reward")
+    return [scored([n for i in rows for n in examples[i]]) for rows in steps]
+
+
+def scored(lengths: Sequence[int]) -> Batch:
+    """A forward of texts that get a scalar each."""
+    return Batch(len(lengths), max(lengths), 0)
 
 
 def sft_memory(

@@ -9,20 +9,23 @@ from typing import Any
 
 import torch
 
-from alignment.batch import encode_rows, encode_scored
+from alignment.batch import encode_completion, encode_rows
 from alignment.chat_format import ChatFormat
 from alignment.estimate import (
     Batch,
     Memory,
     reward_batches,
     reward_memory,
+    scored,
     sft_batches,
     sft_memory,
     storage,
     trained_parameters,
 )
 from alignment.machine import free_memory
+from alignment.preferences import encode
 from alignment.probe import probe
+from alignment.rows import fit_lengths
 from alignment.weights import load_tokenizer
 from graphs.recipe import Recipe, load_task
 
@@ -35,7 +38,7 @@ class Lengths:
     """Tokens of the recipe's rows: what a stage computes depends on nothing else of them."""
 
     sft: dict[str, list[tuple[int, int]]]  # of a split: tokens, tokens with a loss
-    pairs: dict[str, list[tuple[int, int]]]  # of a split: tokens of chosen, of rejected
+    reward: dict[str, list[tuple[int, ...]]]  # of a split: tokens of each text of an example; empty where untrained
 
 
 def read_lengths(recipe: Recipe, base: Path) -> Lengths:
@@ -43,25 +46,24 @@ def read_lengths(recipe: Recipe, base: Path) -> Lengths:
     task = load_task(recipe.task, base)
     data = task.load(task.Options(**recipe.data), recipe.seed, base)
     chat = ChatFormat(load_tokenizer(recipe.backbone.model))
-    sft = {
-        split: [
-            (len(row["input_ids"]), sum(label != -100 for label in row["labels"]))
-            for row in encode_rows(chat, rows, recipe.sft.max_length)
-        ]
-        for split, rows in data.sft.items()
+    config = recipe.sft
+    sft = {}
+    for split, rows in data.sft.items():
+        tokens = [len(encode_completion(chat, row)[0]) for row in rows]
+        rows, _ = fit_lengths(rows, tokens, config.max_length, config.long_rows, "sft", split)
+        encoded = encode_rows(chat, rows, config.max_length)
+        sft[split] = [(len(row["input_ids"]), sum(label != -100 for label in row["labels"])) for row in encoded]
+    pairs = data.pairs if trains_reward(recipe) else {"train": [], "validation": []}
+    reward = {
+        split: [tuple(map(len, example.texts)) for example in encode(chat, rows, recipe.reward, split)[0]]
+        for split, rows in pairs.items()
+        if rows
     }
-    cut = recipe.reward.max_length
-    pairs = {
-        split: [
-            (
-                min(cut, len(encode_scored(chat, row["prompt"], row["chosen"]))),
-                min(cut, len(encode_scored(chat, row["prompt"], row["rejected"]))),
-            )
-            for row in (rows if recipe.stop_after != "sft" else [])
-        ]
-        for split, rows in data.pairs.items()
-    }
-    return Lengths(sft, pairs)
+    return Lengths(sft, reward)
+
+
+def trains_reward(recipe: Recipe) -> bool:
+    return recipe.stop_after != "sft" and recipe.reward.function is None
 
 
 def estimate(recipe: Recipe, base: Path) -> dict[str, Any]:
@@ -104,14 +106,11 @@ def _batches(recipe: Recipe, lengths: Lengths) -> dict[str, tuple[list[Batch], l
     """Of every stage the batches that are trained on, and those that are held out."""
     tokens, losses = ([row[i] for row in lengths.sft["train"]] for i in (0, 1))
     found = {"sft": (sft_batches(tokens, losses, recipe.sft, recipe.seed), _held_out(recipe, lengths))}
-    if recipe.stop_after != "sft":
-        chosen, rejected = ([row[i] for row in lengths.pairs["train"]] for i in (0, 1))
-        pairs, size = lengths.pairs["validation"], recipe.reward.batch_size
-        held_out = [
-            Batch(2 * len(part), max(max(row) for row in part), 0)
-            for part in (pairs[i : i + size] for i in range(0, len(pairs), size))
-        ]
-        found["reward"] = (reward_batches(chosen, rejected, recipe.reward, recipe.seed), held_out)
+    if trains_reward(recipe):
+        size = 2 * recipe.reward.batch_size
+        texts = sorted(n for example in lengths.reward["validation"] for n in example)
+        held_out = [scored(texts[i : i + size]) for i in range(0, len(texts), size)]
+        found["reward"] = (reward_batches(lengths.reward["train"], recipe.reward, recipe.seed), held_out)
     return found
 
 
@@ -171,7 +170,7 @@ def _changes(recipe: Recipe) -> Iterator[tuple[str, dict[str, dict[str, Any]]]]:
     sft, reward = recipe.sft, recipe.reward
     if sft.gradient_accumulation < sft.batch_size:
         yield f"sft.gradient_accumulation: {sft.batch_size}", {"sft": {"gradient_accumulation": sft.batch_size}}
-    if recipe.stop_after != "sft" and reward.batch_size > 1:
+    if trains_reward(recipe) and reward.batch_size > 1:
         smaller = max(1, reward.batch_size // 4)
         yield f"reward.batch_size: {smaller}", {"reward": {"batch_size": smaller}}
     if not sft.gradient_checkpointing and sft.method != "prefix":

@@ -185,5 +185,6 @@ def test_batches_are_those_of_the_training(tiny_model: Path, packing: bool) -> N
 
 def test_reward_batches_by_hand() -> None:
     config = RewardConfig(steps=2, batch_size=2)
-    found = reward_batches([5, 50], [50, 40], config, seed=0)
-    assert found == [Batch(4, 50, 0)] * 2
+    assert reward_batches([(5, 50), (50, 40)], config, seed=0) == [Batch(4, 50, 0)] * 2
+    scores = RewardConfig(steps=2, batch_size=2, loss="regression")
+    assert reward_batches([(9,), (9,), (9,)], scores, seed=0) == [Batch(2, 9, 0)] * 2

@@ -51,6 +51,14 @@ def test_the_command(tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFix
     assert [line.split()[0] for line in text.splitlines()[2:4]] == ["sft", "reward"]
 
 
+def test_stages_that_train_nothing_are_not_foretold(tiny_model: Path, tmp_path: Path) -> None:
+    (tmp_path / "rewards.py").write_text("def length(prompt, response):\n    return len(response)\n")
+    trained = load_recipe(recipe_file(tmp_path, tiny_model))
+    written = load_recipe(recipe_file(tmp_path, tiny_model, reward={"function": "rewards.py:length"}))
+    for recipe, stages in ((trained, {"sft", "reward"}), (written, {"sft"})):
+        assert memory_of(recipe, read_lengths(recipe, tmp_path), "cpu").keys() == stages
+
+
 def test_a_missing_model_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["estimate", str(recipe_file(tmp_path, tmp_path / "nowhere"))]) == 3
     assert len(capsys.readouterr().err.splitlines()) == 1
