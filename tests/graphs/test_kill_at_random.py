@@ -1,4 +1,4 @@
-"""kill -9 of the command at random instants, on a tiny model in float32: nothing lost, nothing corrupt, an equal end."""
+"""kill -9 of the command at random instants, on a tiny model in float32: nothing lost or corrupt, an equal end."""
 
 from __future__ import annotations
 
