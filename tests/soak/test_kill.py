@@ -74,14 +74,7 @@ def straight(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 def test_it_ends_the_same(
     straight: dict[str, Any], tmp_path: Path, stage: str, step: int, sent: signal.Signals
 ) -> None:
-    process = subprocess.Popen(
-        command(tmp_path),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        # a shell starts what runs in its background deaf to Ctrl-C, and that is handed down to here
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL) and None,
-    )
+    process = subprocess.Popen(command(tmp_path), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     watched = RunDir(tmp_path / "quickstart")
     while process.poll() is None and not reached(watched, stage, step):
         time.sleep(0.02)
