@@ -12,11 +12,25 @@ from alignment.chat_format import ChatFormat
 from alignment.errors import UsageError
 from alignment.rows import place_of
 
+MULTIPLE = 8
 
-def pad(rows: Sequence[Sequence[int]], pad_id: int, left: bool = False) -> tuple[Tensor, Tensor]:
-    """int64 ids and mask [B, T] of ragged rows, padded to the longest. The mask, never the id, marks padding:
-    the padding token may be the end-of-text token."""
+
+def width_of(tokens: int) -> int:
+    """Width of a training batch whose longest sequence has ``tokens``: the next multiple of 8.
+
+    oneDNN compiles its kernels for every new shape and keeps them: on a CPU each width that had not occurred cost
+    about 0.1 s and 15 MB (measured on the embedded model), and 40 steps met 30 widths. It suits tensor cores too.
+    """
+    return -(-tokens // MULTIPLE) * MULTIPLE
+
+
+def pad(
+    rows: Sequence[Sequence[int]], pad_id: int, left: bool = False, rounded: bool = False
+) -> tuple[Tensor, Tensor]:
+    """int64 ids and mask [B, T] of ragged rows, padded to the longest, or ``rounded`` to a training batch's width.
+    The mask, never the id, marks padding: the padding token may be the end-of-text token."""
     width = max(len(row) for row in rows)
+    width = width_of(width) if rounded else width
     ids = torch.full((len(rows), width), pad_id, dtype=torch.long)
     mask = torch.zeros((len(rows), width), dtype=torch.long)
     for i, row in enumerate(rows):

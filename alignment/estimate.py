@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from alignment.backbone import Backbone
+from alignment.batch import width_of
 from alignment.config import BackboneConfig, RewardConfig, SFTConfig
-from alignment.packing import bins, width_of
+from alignment.packing import bins
 from alignment.schedule import length_grouped
 from alignment.shapes import Held, Quantized, empty_backbone, faked, linear_layers
 
@@ -87,7 +88,7 @@ def reward_batches(examples: Sequence[Sequence[int]], config: RewardConfig, seed
 
 def scored(lengths: Sequence[int]) -> Batch:
     """A forward of texts that get a scalar each."""
-    return Batch(len(lengths), max(lengths), 0)
+    return Batch(len(lengths), width_of(max(lengths)), 0)
 
 
 def sft_memory(

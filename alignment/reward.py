@@ -161,7 +161,7 @@ def _loss(scores: Tensor, targets: Tensor, config: RewardConfig) -> tuple[Tensor
 
 def _score(backbone: Backbone, texts: Sequence[list[int]]) -> Tensor:
     """float32 [N]: the head read at each text's last token, under the role that is entered."""
-    ids, mask = pad(texts, backbone.chat.pad_id)
+    ids, mask = pad(texts, backbone.chat.pad_id, rounded=True)
     hidden = backbone.hidden(ids, mask).last_hidden_state
     return backbone.scalar("reward", hidden[torch.arange(len(texts)), mask.sum(-1) - 1])
 

@@ -100,8 +100,8 @@ def evaluate_sft(backbone: Backbone, role: str, rows: list[Row], config: SFTConf
     with backbone.role(role), torch.no_grad():
         for start in range(0, len(encoded), size):
             batch = encoded[start : start + size]
-            ids, mask = pad([row["input_ids"] for row in batch], backbone.chat.pad_id)
-            wanted = pad([row["labels"] for row in batch], -100)[0] != -100
+            ids, mask = pad([row["input_ids"] for row in batch], backbone.chat.pad_id, rounded=True)
+            wanted = pad([row["labels"] for row in batch], -100, rounded=True)[0] != -100
             total -= token_logprobs(backbone, ids, mask, wanted).sum().item()
             count += wanted.sum().item()
     loss = total / count

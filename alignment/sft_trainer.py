@@ -13,10 +13,10 @@ from trl import SFTTrainer
 
 from alignment import checkpoint
 from alignment.backbone import Backbone
-from alignment.batch import token_logprobs
+from alignment.batch import MULTIPLE, token_logprobs
 from alignment.config import SFTConfig
 from alignment.failures import refuse_nan
-from alignment.packing import MULTIPLE, pack
+from alignment.packing import pack
 from alignment.run_dir import StageLog
 from alignment.schedule import length_grouped
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from alignment.batch import encode_completion, encode_rows
+from alignment.batch import encode_completion, encode_rows, width_of
 from alignment.chat_format import ChatFormat
 from alignment.estimate import (
     Batch,
@@ -117,7 +117,7 @@ def _batches(recipe: Recipe, lengths: Lengths) -> dict[str, tuple[list[Batch], l
 def _held_out(recipe: Recipe, lengths: Lengths) -> list[Batch]:
     rows, size = lengths.sft["validation"], recipe.sft.batch_size // recipe.sft.gradient_accumulation
     parts = [rows[i : i + size] for i in range(0, len(rows), size)]
-    return [Batch(len(part), max(row[0] for row in part), sum(row[1] for row in part)) for part in parts]
+    return [Batch(len(part), width_of(max(row[0] for row in part)), sum(row[1] for row in part)) for part in parts]
 
 
 def memory_of(recipe: Recipe, lengths: Lengths, device: str) -> dict[str, Memory]:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from alignment.backbone import Backbone
-from alignment.batch import encode_rows, token_logprobs
+from alignment.batch import encode_rows, token_logprobs, width_of
 from alignment.config import BackboneConfig, LoraSettings, RewardConfig, SFTConfig, VirtualTokens
 from alignment.estimate import (
     Batch,
@@ -27,7 +27,7 @@ from alignment.estimate import (
     trained_parameters,
     weight_bytes,
 )
-from alignment.packing import pack, width_of
+from alignment.packing import pack
 from alignment.sft_trainer import rows_in_order
 from alignment.shapes import Held, empty_backbone
 
@@ -185,6 +185,6 @@ def test_batches_are_those_of_the_training(tiny_model: Path, packing: bool) -> N
 
 def test_reward_batches_by_hand() -> None:
     config = RewardConfig(steps=2, batch_size=2)
-    assert reward_batches([(5, 50), (50, 40)], config, seed=0) == [Batch(4, 50, 0)] * 2
+    assert reward_batches([(5, 50), (50, 40)], config, seed=0) == [Batch(4, 56, 0)] * 2
     scores = RewardConfig(steps=2, batch_size=2, loss="regression")
-    assert reward_batches([(9,), (9,), (9,)], scores, seed=0) == [Batch(2, 9, 0)] * 2
+    assert reward_batches([(9,), (9,), (9,)], scores, seed=0) == [Batch(2, 16, 0)] * 2

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alignment.backbone import Backbone
-from alignment.batch import pad, token_logprobs
+from alignment.batch import pad, token_logprobs, width_of
 from alignment.config import BackboneConfig, LoraSettings
-from alignment.packing import bins, pack, width_of
+from alignment.packing import bins, pack
 
 TEXTS = [list(range(5, 5 + n)) for n in (9, 3, 14, 6, 2, 11)]
 
