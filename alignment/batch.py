@@ -24,9 +24,7 @@ def width_of(tokens: int) -> int:
     return -(-tokens // MULTIPLE) * MULTIPLE
 
 
-def pad(
-    rows: Sequence[Sequence[int]], pad_id: int, left: bool = False, rounded: bool = False
-) -> tuple[Tensor, Tensor]:
+def pad(rows: Sequence[Sequence[int]], pad_id: int, left: bool = False, rounded: bool = False) -> tuple[Tensor, Tensor]:
     """int64 ids and mask [B, T] of ragged rows, padded to the longest, or ``rounded`` to a training batch's width.
     The mask, never the id, marks padding: the padding token may be the end-of-text token."""
     width = max(len(row) for row in rows)

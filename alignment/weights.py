@@ -17,6 +17,7 @@ from transformers.utils import logging as transformers_logging
 from alignment.config import BackboneConfig
 from alignment.embedded import embedded_folder
 from alignment.errors import SetupError
+from alignment.machine import return_freed_memory
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -86,6 +87,7 @@ def load_causal_lm(config: BackboneConfig, weights_dtype: torch.dtype | None = N
         # and later multiplies by a kernel without a gradient: training after sampling would go silently wrong.
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
+    return_freed_memory()
     return model.eval()
 
 
