@@ -11,6 +11,7 @@ import argparse
 import hashlib
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -25,7 +26,7 @@ from graphs.recipe import Recipe
 
 METHODS = ("full", "lora", "qlora", "prefix", "prompt")
 QUANTIZATIONS = ("none", "int8", "nf4")
-STEPS, ROWS, LINES = 40, 4, 1000
+STEPS, ROWS, LINES, CALLS = 40, 4, 1000, 9
 # each method at a learning rate that suits it: one rate for all would compare the rate
 LEARNING_RATES = {"full": 1e-4, "lora": 1.5e-3, "qlora": 1.5e-3, "prefix": 1e-2, "prompt": 3e-2}
 
@@ -95,6 +96,8 @@ def measure(method: str, quantization: str) -> Cell:
         results = run.results("sft")
     peak = resident()
     rates = sorted(row["tokens_per_second"] for row in steps)
+    if method == "full":  # whose weights are in the compute dtype by now
+        backbone = Backbone(wanted.backbone, master_weights=True)
     return {
         "held_out_loss": results["validation_loss"],
         "trained_parameters": results["trained_parameters"],
@@ -104,10 +107,43 @@ def measure(method: str, quantization: str) -> Cell:
         "loaded_bytes": loaded["VmRSS"] - before,
         "imports_bytes": before,
         "tokens_per_second": rates[len(rates) // 2],
+        "share_of_forward": share_of_forward(backbone, "base" if method == "full" else "sft", rows["train"]),
         "seconds": seconds,
         "threads": torch.get_num_threads(),
         "losses": [row["loss"] for row in steps],
     }
+
+
+def share_of_forward(backbone: Any, role: str, rows: list[dict[str, Any]]) -> float:
+    """Rate of forward and backward over that of the forward without gradients, on the same rows with the same logits:
+    medians of ``CALLS`` calls in turn, after two that do not count."""
+    import torch
+
+    from alignment.batch import encode_rows, pad, token_logprobs
+
+    encoded = encode_rows(backbone.chat, rows[:ROWS], 512)
+    ids, mask = pad([row["input_ids"] for row in encoded], backbone.chat.pad_id, rounded=True)
+    wanted = pad([row["labels"] for row in encoded], -100, rounded=True)[0] != -100
+
+    def both() -> None:
+        with backbone.role(role, train=True):
+            with backbone.compute():
+                loss = -token_logprobs(backbone, ids, mask, wanted).sum()
+            loss.backward()
+            for parameter in backbone.parameters(role):
+                parameter.grad = None
+
+    def forward() -> None:
+        with torch.no_grad(), backbone.role(role), backbone.compute():
+            token_logprobs(backbone, ids, mask, wanted)
+
+    found: dict[Any, list[float]] = {both: [], forward: []}
+    for _ in range(CALLS + 2):
+        for call, seconds in found.items():
+            began = time.perf_counter()
+            call()
+            seconds.append(time.perf_counter() - began)
+    return statistics.median(found[forward][2:]) / statistics.median(found[both][2:])
 
 
 # -- the table ------------------------------------------------------------------------------------------------
@@ -172,11 +208,12 @@ def table(folder: Path, say: Any) -> dict[str, Any]:
     }
 
 
-HEAD = ("method", "weights", "held-out", "trained", "B/param", "peak MB", "estimate", "error", "tokens/s")
+HEAD = ("method", "weights", "held-out", "trained", "B/param", "peak MB", "estimate", "error", "tokens/s", "of forward")
 
 
 def lines(found: dict[str, Any]) -> list[str]:
-    """The table as text; losses in nats per completion token, memory above the imports in 10^6 bytes."""
+    """The table as text; losses in nats per completion token, memory above the imports in 10^6 bytes; the last column
+    is the rate of forward and backward over that of the forward without gradients."""
     rows = [HEAD]
     notes = []
     for cell in found["cells"]:
@@ -194,6 +231,7 @@ def lines(found: dict[str, Any]) -> list[str]:
                 f"{cell['estimate_bytes'] / 1e6:.0f}",
                 f"{cell['estimate_error']:+.0%}",
                 f"{cell['tokens_per_second']:.0f}",
+                f"{cell['share_of_forward']:.2f}",
             )
         )
     widths = [max(len(row[i]) for row in rows) for i in range(len(HEAD))]
