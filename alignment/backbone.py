@@ -33,6 +33,8 @@ from alignment.weights import DTYPES, fingerprint, int8_on_cpu, load_causal_lm, 
 
 ROLES = ("sft", "reward", "policy", "value")
 SCALAR_ROLES = ("reward", "value")
+# there is no dropout here, so no random state to keep
+CHECKPOINTING = {"use_reentrant": False, "preserve_rng_state": False}
 
 
 class Backbone:
@@ -63,6 +65,7 @@ class Backbone:
         self.model: Any = causal_lm
         self.device = next(self.model.parameters()).device
         self.hidden_size: int = self.model.config.get_text_config().hidden_size
+        self.vocabulary: int = self.model.get_output_embeddings().out_features
         self.heads: dict[str, nn.Linear] = {}
         self.scales: dict[str, tuple[float, float]] = {}
         self.virtual: dict[str, VirtualTokens] = {}  # of the roles that are trained tokens instead of LoRA
@@ -125,8 +128,9 @@ class Backbone:
         self._freeze()
 
     @contextmanager
-    def role(self, role: str, train: bool = False) -> Iterator[None]:
-        """Inside, every forward is ``role``'s; with ``train`` its adapter and head take gradients."""
+    def role(self, role: str, train: bool = False, checkpointing: bool = False) -> Iterator[None]:
+        """Inside, every forward is ``role``'s; with ``train`` its adapter and head take gradients, with
+        ``checkpointing`` a layer keeps its input alone for the backward pass, which computes the rest again."""
         if role not in self.roles:
             raise SetupError(f"this model has no role {role!r}; it has {', '.join(self.roles)}")
         with self._lock:
@@ -141,9 +145,14 @@ class Backbone:
                 for parameter in self.parameters(role):
                     parameter.requires_grad_(True)
             self._mode(train)
+            if checkpointing:
+                self.causal_lm.activation_checkpointing_enable(activation_checkpointing_kwargs=CHECKPOINTING)
             try:
                 yield
             finally:
+                if checkpointing:
+                    self.causal_lm.activation_checkpointing_disable()
+                    self.causal_lm.disable_input_require_grads()
                 if role == "base" and lora:
                     self.model.base_model.enable_adapter_layers()
                 self._entered = before

@@ -7,12 +7,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from alignment.chat_format import ChatFormat
 from alignment.errors import UsageError
 from alignment.rows import place_of
 
 MULTIPLE = 8
+LOGITS = 2**24  # that are held at once: 64 MiB in float32
 
 
 def width_of(tokens: int) -> int:
@@ -82,8 +84,11 @@ def token_logprobs(
     log p(ids[:, t] | ids[:, :t]) with logits divided by ``temperature``, 0 where not wanted. Logits are computed at
     wanted positions only.
     """
-    logp = _distributions(backbone, ids, mask, wanted, temperature, positions)
-    return _at(wanted, logp.gather(-1, ids[wanted].unsqueeze(-1)).squeeze(-1))
+    if positions is None:
+        hidden = backbone.hidden(ids, mask).last_hidden_state
+    else:
+        hidden = backbone.hidden_packed(ids, positions)
+    return _at(wanted, of_targets(backbone, hidden[:, :-1][wanted[:, 1:]], ids[wanted], temperature)[0])
 
 
 def token_logprobs_and_entropy(
@@ -91,22 +96,46 @@ def token_logprobs_and_entropy(
 ) -> tuple[Tensor, Tensor]:
     """``token_logprobs``, and the entropy in nats of each token's distribution, float32 [B, T], which has a gradient
     only on ``entropy_grad``."""
-    logp = _distributions(backbone, ids, mask, wanted, temperature, None)
-    measured = logp if entropy_grad else logp.detach()
-    entropies = -(measured.exp() * measured).sum(-1)
-    return _at(wanted, logp.gather(-1, ids[wanted].unsqueeze(-1)).squeeze(-1)), _at(wanted, entropies)
+    states = backbone.hidden(ids, mask).last_hidden_state[:, :-1][wanted[:, 1:]]
+    logp, entropies = of_targets(backbone, states, ids[wanted], temperature, "grad" if entropy_grad else "value")
+    return _at(wanted, logp), _at(wanted, entropies)
 
 
-def _distributions(
-    backbone: Any, ids: Tensor, mask: Tensor, wanted: Tensor, temperature: float, positions: Tensor | None
-) -> Tensor:
-    """float32 [N, V]: log-probabilities of all tokens at each of the N wanted places."""
-    if positions is None:
-        hidden = backbone.hidden(ids, mask).last_hidden_state
-    else:
-        hidden = backbone.hidden_packed(ids, positions)
-    logits = backbone.logits(hidden[:, :-1][wanted[:, 1:]])
-    return (logits if temperature == 1.0 else logits / temperature).log_softmax(-1)
+def of_targets(
+    backbone: Any, states: Tensor, targets: Tensor, temperature: float = 1.0, entropy: str = "none"
+) -> tuple[Tensor, Tensor]:
+    """Log-probabilities of ``targets`` int64 [N] after the hidden states [N, H], and entropies ("none": zeros; "value"
+    without, "grad" with gradient), float32 [N].
+
+    As many positions at a time as have ``LOGITS`` logits: a vocabulary's row is as wide as a layer's many hidden
+    states, and the logits of a whole batch would outweigh the model. Where there are several parts, the backward pass
+    computes each part's logits again (Chen et al. 2016, arXiv 1604.06174).
+    """
+    size = max(1, LOGITS // backbone.vocabulary)
+    if len(states) <= size:
+        return _part(backbone, states, targets, temperature, entropy)
+    parts = []
+    for some, those in zip(states.split(size), targets.split(size), strict=True):
+        if torch.is_grad_enabled():
+            part = checkpoint(
+                _part, backbone, some, those, temperature, entropy, use_reentrant=False, preserve_rng_state=False
+            )
+        else:
+            part = _part(backbone, some, those, temperature, entropy)
+        parts.append(part)
+    logp, entropies = zip(*parts, strict=True)
+    return torch.cat(logp), torch.cat(entropies)
+
+
+def _part(backbone: Any, states: Tensor, targets: Tensor, temperature: float, entropy: str) -> tuple[Tensor, Tensor]:
+    logits = backbone.logits(states)
+    logp = (logits if temperature == 1.0 else logits / temperature).log_softmax(-1)
+    del logits
+    chosen = logp.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
+    if entropy == "none":
+        return chosen, torch.zeros_like(chosen)
+    measured = logp if entropy == "grad" else logp.detach()
+    return chosen, -(measured.exp() * measured).sum(-1)
 
 
 def _at(wanted: Tensor, values: Tensor) -> Tensor:

@@ -144,6 +144,9 @@ class RewardConfig(Settings):
         description="rows above max_length: refuse, skip, or cut; the prompt loses its beginning first, then the "
         "response its end",
     )
+    gradient_checkpointing: bool = Field(
+        False, description="keep each layer's input only and compute the rest again: less memory, more time"
+    )
     checkpoint_every: int = Field(10, ge=1, description="optimizer steps between checkpoints")
 
     @model_validator(mode="after")
@@ -170,6 +173,9 @@ class PPOConfig(Settings):
     epochs: int = Field(2, ge=1, description="passes over the rollouts of an iteration")
     micro_batch_size: int | None = Field(
         None, ge=1, description="rows per forward and backward; gradients add up to the minibatch's; null: all"
+    )
+    gradient_checkpointing: bool = Field(
+        False, description="keep each layer's input only and compute the rest again: less memory, more time"
     )
     max_tokens: int = Field(64, ge=1, description="tokens per response")
     temperature: float = Field(1.0, gt=0, description="temperature of sampling and of every log-probability")

@@ -7,28 +7,19 @@ temporaries are counted by running one step of the stage's real code on fake ten
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import torch
-from torch import Tensor
 
 from alignment.backbone import Backbone
 from alignment.batch import width_of
-from alignment.config import BackboneConfig, RewardConfig, SFTConfig
+from alignment.config import BackboneConfig, PPOConfig, RewardConfig, SFTConfig
+from alignment.engine import SCORE_ROWS
+from alignment.footprint import Batch, evaluation_bytes, moment_bytes, nbytes, sampling_bytes, step_bytes, weight_bytes
 from alignment.packing import bins
 from alignment.schedule import length_grouped
-from alignment.shapes import Held, Quantized, empty_backbone, faked, linear_layers
-
-
-@dataclass(frozen=True)
-class Batch:
-    """What goes through the model at once: rows [B] of tokens [T], of which ``losses`` positions get logits."""
-
-    rows: int
-    tokens: int
-    losses: int
-    packed: bool = False
+from alignment.shapes import empty_backbone
 
 
 @dataclass(frozen=True)
@@ -101,51 +92,107 @@ def sft_memory(
         with torch.device("meta"):
             backbone.add_role("sft", seed=0, tokens=sft.virtual)
     role = "base" if full else "sft"
-    return _stage(backbone, role, sft.optimizer, batches, held_out, device, sft.gradient_checkpointing)
+    evaluation = _forwards(backbone, role, held_out, device)
+    return _stage(backbone, {role: batches}, evaluation, device, sft.optimizer, sft.gradient_checkpointing)
 
 
 def reward_memory(
-    config: BackboneConfig, batches: Sequence[Batch], held_out: Sequence[Batch], device: str = "cpu"
+    config: BackboneConfig,
+    reward: RewardConfig,
+    batches: Sequence[Batch],
+    held_out: Sequence[Batch],
+    device: str = "cpu",
 ) -> Memory:
     """The reward model's stage, with the ``sft`` adapter beside it."""
+    backbone = _with_roles(config, ("sft", "reward"), device)
+    evaluation = _forwards(backbone, "reward", held_out, device)
+    return _stage(backbone, {"reward": batches}, evaluation, device, checkpointing=reward.gradient_checkpointing)
+
+
+def ppo_memory(
+    config: BackboneConfig, ppo: PPOConfig, prompts: Sequence[int], learned: bool, device: str = "cpu"
+) -> Memory:
+    """The policy's stage, where every response is as long as it may be. ``prompts``: tokens of the prompts;
+    ``learned``: the reward is a model on this backbone, not a function."""
+    value = ("value",) if ppo.has_value_model else ()
+    backbone = _with_roles(config, ("sft", *(("reward",) if learned else ()), "policy", *value), device)
+    steps, forwards = ppo_batches(ppo, max(prompts), learned)
+    moments = sum(moment_bytes(backbone.parameters(role), "adamw") for role in steps)
+    peaks = [_forwards(backbone, role, [batch], device) for role, batch in forwards]
+    cache, sampling = sampling_bytes(backbone, "policy", ppo.batch_size, max(prompts) + ppo.max_tokens, device)
+    others = moments + max(*peaks, sampling)
+    return _stage(backbone, steps, others, device, "adamw", ppo.gradient_checkpointing, cache)
+
+
+def ppo_batches(ppo: PPOConfig, prompt: int, learned: bool) -> tuple[dict[str, list[Batch]], list[tuple[str, Batch]]]:
+    """The batches of a policy step and of a value step; and the forwards without gradients that follow the sampling,
+    with their roles. All prompts have ``prompt`` tokens, and responses all that they may."""
+    width, length = prompt + ppo.max_tokens, ppo.max_tokens
+    minibatch = math.ceil(ppo.batch_size / ppo.minibatches)
+    rows = min(ppo.micro_batch_size or minibatch, minibatch)
+    measured = min(ppo.micro_batch_size or ppo.batch_size, ppo.batch_size)
+    entropy = "grad" if ppo.entropy_coef else "value"
+    steps = {"policy": [Batch(rows, width, rows * length, entropy=entropy)]}
+    forwards = [(role, Batch(measured, width, measured * length, entropy="value")) for role in ("policy", "sft")]
+    if ppo.ptx_coef:
+        steps["policy"].append(Batch(ppo.ptx_batch_size, ppo.ptx_length, ppo.ptx_batch_size * (ppo.ptx_length - 1)))
+    if ppo.has_value_model:
+        steps["value"] = [Batch(rows, width, rows * length)]
+        forwards.append(("value", Batch(measured, width, measured * length)))
+    if learned:
+        forwards.append(("reward", Batch(min(SCORE_ROWS, ppo.batch_size), width, 0)))
+    return steps, forwards
+
+
+def _with_roles(config: BackboneConfig, roles: Sequence[str], device: str) -> Backbone:
     backbone = empty_backbone(config, master_weights=False, device=device)
     with torch.device("meta"):
-        for role in ("sft", "reward"):
+        for role in roles:
             backbone.add_role(role, seed=0)
-    return _stage(backbone, "reward", "adamw", batches, held_out, device, checkpointing=False)
+    return backbone
+
+
+def _forwards(backbone: Backbone, role: str, batches: Sequence[Batch], device: str) -> int:
+    """Peak of forwards without gradients."""
+    return max((evaluation_bytes(backbone, role, batch, device) for batch in largest(batches)), default=0)
 
 
 def _stage(
     backbone: Backbone,
-    role: str,
-    optimizer: str,
-    batches: Sequence[Batch],
-    held_out: Sequence[Batch],
+    trained: Mapping[str, Sequence[Batch]],
+    others: int,
     device: str,
-    checkpointing: bool,
+    optimizer: str = "adamw",
+    checkpointing: bool = False,
+    kv_cache: int = 0,
 ) -> Memory:
-    trained = backbone.parameters(role)
+    """``trained``: the batches of every role that is trained; ``others``: the peak of what is not a training step."""
     weights = weight_bytes(backbone)
     adapters = sum(nbytes(p) for name in backbone.roles[1:] for p in backbone.parameters(name))
-    moments = moment_bytes(trained, optimizer)
+    moments = sum(moment_bytes(backbone.parameters(role), optimizer) for role in trained)
     runtime = RUNTIME[device]
-    fixed = weights + adapters + runtime
-    steps = [step_bytes(backbone, role, batch, device, checkpointing) for batch in largest(batches)]
+    steps = [
+        step_bytes(backbone, role, batch, device, checkpointing) | {"gradients": _gradients(backbone, role)}
+        for role, batches in trained.items()
+        for batch in largest(batches)
+    ]
     step = max(steps, key=lambda one: one["peak"])
-    evaluation = max((evaluation_bytes(backbone, role, batch, device) for batch in largest(held_out)), default=0)
-    gradients = sum(nbytes(p) for p in trained)
     return Memory(
         weights=weights,
         adapters=adapters,
-        gradients=gradients,
+        gradients=step["gradients"],
         moments=moments,
         activations=step["activations"],
         logits=step["logits"],
-        working=max(0, step["peak"] - step["activations"] - step["logits"] - gradients),
-        kv_cache=0,
+        working=max(0, step["peak"] - step["activations"] - step["logits"] - step["gradients"]),
+        kv_cache=kv_cache,
         runtime=runtime,
-        total=fixed + max(moments + step["peak"], evaluation),
+        total=weights + adapters + runtime + max(moments + step["peak"], others),
     )
+
+
+def _gradients(backbone: Backbone, role: str) -> int:
+    return sum(nbytes(p) for p in backbone.parameters(role))
 
 
 def largest(batches: Sequence[Batch]) -> list[Batch]:
@@ -157,99 +204,6 @@ def largest(batches: Sequence[Batch]) -> list[Batch]:
         max(batches, key=lambda b: (b.losses, b.rows * b.tokens, b.tokens)),
     ]
     return list(dict.fromkeys(most))
-
-
-# -- what stands all the time -------------------------------------------------------------------------------
-
-
-def nbytes(tensor: Tensor) -> int:
-    return tensor.numel() * tensor.element_size()
-
-
-def weight_bytes(backbone: Backbone) -> int:
-    """The base model in its storage. 4 bits: half a byte a weight, a byte of scale for 64, a float32 for 256 scales
-    (double quantization); 8 bits: a byte a weight, a float32 of scale a row."""
-    model = backbone.causal_lm
-    quantized = [m for m in linear_layers(model).values() if isinstance(m, Quantized)]
-    apart = {id(m.weight) for m in quantized}
-    own = {id(p): p for n, p in model.named_parameters() if "lora_" not in n and id(p) not in apart}
-    total = sum(nbytes(p) for p in own.values())
-    for layer in quantized:
-        size = layer.weight.numel()
-        if backbone.config.quantization == "nf4":
-            scales = math.ceil(size / 64)
-            total += math.ceil(size / 2) + scales + 4 * math.ceil(scales / 256)
-        else:
-            total += size + 4 * layer.out_features
-    return total
-
-
-def moment_bytes(trained: Sequence[Tensor], optimizer: str) -> int:
-    """Two moments of each trained parameter, in float32; with an 8-bit optimizer in a byte each and a float32 of
-    scale for 256, for tensors of at least 4,096 elements."""
-    total = 0
-    for parameter in trained:
-        size = parameter.numel()
-        eight = optimizer.endswith("8bit") and size >= 4096
-        total += 2 * (size + 4 * math.ceil(size / 256)) if eight else 8 * size
-    return total
-
-
-# -- what a step holds --------------------------------------------------------------------------------------
-
-
-def step_bytes(backbone: Backbone, role: str, batch: Batch, device: str, checkpointing: bool) -> dict[str, int]:
-    """Bytes of one forward and backward beside weights, adapters and moments: kept ``activations`` and ``logits``,
-    and the ``peak`` of everything, gradients included."""
-    mode = faked(backbone, device)
-    if checkpointing:
-        settings = {"use_reentrant": False, "preserve_rng_state": False}
-        backbone.causal_lm.activation_checkpointing_enable(activation_checkpointing_kwargs=settings)
-    with backbone.role(role, train=True), mode, Held(_tensors(backbone)) as held:
-        with backbone.compute():
-            states = _states(backbone, batch)
-            activations = held.now
-            loss = _loss(backbone, role, states, batch)
-            del states
-        kept = held.now
-        loss.backward()
-        del loss
-        for parameter in backbone.parameters(role):
-            parameter.grad = None
-    if checkpointing:
-        backbone.causal_lm.activation_checkpointing_disable()
-        backbone.causal_lm.disable_input_require_grads()
-    return {"activations": activations, "logits": max(0, kept - activations), "peak": held.peak}
-
-
-def evaluation_bytes(backbone: Backbone, role: str, batch: Batch, device: str) -> int:
-    """Peak of a forward without gradients."""
-    mode = faked(backbone, device)
-    with torch.no_grad(), backbone.role(role), mode, Held(_tensors(backbone)) as held, backbone.compute():
-        _loss(backbone, role, _states(backbone, batch), batch)
-    return held.peak
-
-
-def _tensors(backbone: Backbone) -> list[Tensor]:
-    modules = (backbone.model, *backbone.heads.values())
-    return [t for module in modules for t in (*module.parameters(), *module.buffers())]
-
-
-def _states(backbone: Backbone, batch: Batch) -> Tensor:
-    ids = torch.zeros((batch.rows, batch.tokens), dtype=torch.long, device=backbone.device)
-    if batch.packed:
-        return backbone.hidden_packed(ids, torch.zeros_like(ids))
-    return backbone.hidden(ids, torch.ones_like(ids)).last_hidden_state
-
-
-def _loss(backbone: Backbone, role: str, states: Tensor, batch: Batch) -> Tensor:
-    """The operations of ``alignment.batch.token_logprobs``, or of the reward's score, at as many positions."""
-    if role in backbone.heads:
-        return backbone.scalar(role, states[:, -1]).sum()
-    count = min(batch.losses, batch.rows * (batch.tokens - 1))
-    place = torch.zeros((count,), dtype=torch.long, device=states.device)
-    logp = backbone.logits(states[:, :-1].flatten(0, 1)[place]).log_softmax(-1)
-    return -logp.gather(-1, place.unsqueeze(-1)).sum() / count
 
 
 def storage(config: BackboneConfig, sft: SFTConfig) -> str:

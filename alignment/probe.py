@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, DynamicCache
 
 from alignment.backbone import Backbone
 from alignment.config import BackboneConfig, SFTConfig
@@ -34,7 +34,7 @@ class Rates:
     parameter: float
     layers: int  # of the whole model
 
-    def step(self, parts: int, losses: float, trained: int) -> float:
+    def step(self, parts: float, losses: float, trained: int) -> float:
         """A step of ``parts`` batches like the timed one with ``losses`` positions in all."""
         return parts * self.layers * self.layer + losses * self.position + trained * self.parameter
 
@@ -64,9 +64,7 @@ def probe(config: BackboneConfig, sft: SFTConfig, batch: Batch) -> Rates:
             states = forward()
         states.sum().backward()
 
-    with backbone.role(role, train=True):
-        if sft.gradient_checkpointing:
-            backbone.causal_lm.activation_checkpointing_enable()
+    with backbone.role(role, train=True, checkpointing=sft.gradient_checkpointing):
         layer = _seconds(both) / timed
         parameters = backbone.parameters(role)
         optimizer = adamw(parameters, sft.learning_rate)
@@ -75,6 +73,21 @@ def probe(config: BackboneConfig, sft: SFTConfig, batch: Batch) -> Rates:
         alone = _seconds(forward) / timed
     position = _position(config, whole.hidden_size, whole.vocab_size, str(backbone.device))
     return Rates(layer, alone, position, update, whole.num_hidden_layers)
+
+
+def probe_decoding(config: BackboneConfig, rows: int, context: int) -> float:
+    """Seconds of a layer for one more token of each of ``rows`` after ``context`` tokens, with a LoRA adapter."""
+    backbone = _few_layers(config, master_weights=False)
+    backbone.add_role("sft", seed=0)
+    ids = torch.zeros((rows, context), dtype=torch.long, device=backbone.device)
+    cache = DynamicCache(config=backbone.causal_lm.config)
+    with torch.no_grad(), backbone.role("sft"):
+        backbone.hidden(ids, torch.ones_like(ids), cache)
+
+        def one() -> None:
+            backbone.hidden(ids[:, :1], torch.ones((rows, cache.get_seq_length() + 1), dtype=torch.long), cache)
+
+        return _seconds(one) / backbone.causal_lm.config.num_hidden_layers
 
 
 def _few_layers(config: BackboneConfig, master_weights: bool) -> Backbone:

@@ -127,7 +127,7 @@ def _update(
     step: int,
 ) -> tuple[dict[str, float], int]:
     targets = torch.tensor([(example.target - unit[1]) / unit[0] for example in batch], device=backbone.device)
-    with backbone.role("reward", train=True):
+    with backbone.role("reward", train=True, checkpointing=config.gradient_checkpointing):
         # all first texts, then all second ones
         texts = [example.texts[side] for side in range(len(batch[0].texts)) for example in batch]
         scores = _score(backbone, texts).view(-1, len(batch))

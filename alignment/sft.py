@@ -48,18 +48,13 @@ def train_sft(
     results: dict[str, Any] = {"method": config.method, "notes": notes(backbone, config)}
     for note in results["notes"]:
         report({"stage": "sft", "step": _step_of(resume), "total": config.steps, "metrics": {}, "message": note})
-    with backbone.role(role, train=True):
+    with backbone.role(role, train=True, checkpointing=config.gradient_checkpointing):
         parameters = backbone.parameters(role)
         results["trained_parameters"] = sum(p.numel() for p in parameters)
         trainer = trainer_of(backbone, config, encoded, folder, seed, log)
         for parameter in parameters:
             parameter.data = parameter.data.float()  # TRL casts adapters on a quantized model to bfloat16
-        if config.gradient_checkpointing:
-            backbone.causal_lm.activation_checkpointing_enable()
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
-        if config.gradient_checkpointing:
-            backbone.causal_lm.activation_checkpointing_disable()  # later stages have not asked for it
-            backbone.causal_lm.disable_input_require_grads()
     results["tokens"] = trainer.state.num_input_tokens_seen
     del trainer, parameters
     if role == "base":

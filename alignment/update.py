@@ -80,7 +80,7 @@ def _policy_step(
     tokens = batch.response.sum()
     clip, kl_old = (config.clip_range, 0.0) if config.surrogate == "clip" else (None, state["kl_old_coef"])
     sums: dict[str, float] = {}
-    with backbone.role("policy", train=True):
+    with backbone.role("policy", train=True, checkpointing=config.gradient_checkpointing):
         for part in _micro(batch, config):
             mask = part.response.float()
             logp, entropy = response_logprobs(
@@ -135,7 +135,7 @@ def _value_step(
     backbone: Backbone, optimizer: torch.optim.Optimizer, batch: Experience, config: PPOConfig, iteration: int
 ) -> dict[str, float]:
     tokens, total = batch.response.sum(), 0.0
-    with backbone.role("value", train=True):
+    with backbone.role("value", train=True, checkpointing=config.gradient_checkpointing):
         for part in _micro(batch, config):
             values = response_values(backbone, part.ids, part.mask, part.response)
             mask = part.response.float()

@@ -12,8 +12,9 @@ import torch
 from alignment.batch import encode_completion, encode_rows, width_of
 from alignment.chat_format import ChatFormat
 from alignment.estimate import (
-    Batch,
     Memory,
+    ppo_batches,
+    ppo_memory,
     reward_batches,
     reward_memory,
     scored,
@@ -22,15 +23,13 @@ from alignment.estimate import (
     storage,
     trained_parameters,
 )
+from alignment.footprint import Batch
 from alignment.machine import free_memory
 from alignment.preferences import encode
-from alignment.probe import probe
+from alignment.probe import probe, probe_decoding
 from alignment.rows import fit_lengths
 from alignment.weights import load_tokenizer
 from graphs.recipe import Recipe, load_task
-
-# the stages after these are not foretold yet
-STAGES = ("sft", "reward")
 
 
 @dataclass(frozen=True)
@@ -39,6 +38,7 @@ class Lengths:
 
     sft: dict[str, list[tuple[int, int]]]  # of a split: tokens, tokens with a loss
     reward: dict[str, list[tuple[int, ...]]]  # of a split: tokens of each text of an example; empty where untrained
+    prompts: list[int]  # tokens of the prompts that the policy answers
 
 
 def read_lengths(recipe: Recipe, base: Path) -> Lengths:
@@ -59,7 +59,12 @@ def read_lengths(recipe: Recipe, base: Path) -> Lengths:
         for split, rows in pairs.items()
         if rows
     }
-    return Lengths(sft, reward)
+    prompts = [len(chat.prompt_ids(row["prompt"])) for row in data.prompts["train"]] if trains_policy(recipe) else []
+    return Lengths(sft, reward, prompts)
+
+
+def trains_policy(recipe: Recipe) -> bool:
+    return recipe.stop_after not in ("sft", "reward")
 
 
 def trains_reward(recipe: Recipe) -> bool:
@@ -97,7 +102,7 @@ def estimate(recipe: Recipe, base: Path) -> dict[str, Any]:
         "fits": peak <= free,
         "advice": None if peak <= free else _advice(recipe, lengths, device, free),
         "stages": stages,
-        "not_estimated": [] if recipe.stop_after in STAGES else ["ppo", "evaluate", "council"],
+        "not_estimated": [] if recipe.stop_after else ["evaluate", "council"],
         "time_basis": "layers of this shape with random weights, timed on this machine" if seconds else None,
     }
 
@@ -124,7 +129,9 @@ def memory_of(recipe: Recipe, lengths: Lengths, device: str) -> dict[str, Memory
     batches = _batches(recipe, lengths)
     found = {"sft": sft_memory(recipe.backbone, recipe.sft, *batches["sft"], device=device)}
     if "reward" in batches:
-        found["reward"] = reward_memory(recipe.backbone, *batches["reward"], device=device)
+        found["reward"] = reward_memory(recipe.backbone, recipe.reward, *batches["reward"], device=device)
+    if trains_policy(recipe):
+        found["ppo"] = ppo_memory(recipe.backbone, recipe.ppo, lengths.prompts, trains_reward(recipe), device)
     return found
 
 
@@ -143,7 +150,32 @@ def _seconds(recipe: Recipe, lengths: Lengths, device: str) -> dict[str, float]:
         found[name] = steps * rates.step(parts, losses, trained) + rates.evaluation(
             evaluated, sum(b.losses for b in held_out)
         )
+    if trains_policy(recipe):
+        found["ppo"] = _ppo_seconds(recipe, lengths)
     return found
+
+
+def _ppo_seconds(recipe: Recipe, lengths: Lengths) -> float:
+    """Every iteration samples, measures and updates; responses are as long as they may be, prompts of median length."""
+    ppo, lora = recipe.ppo, recipe.sft.model_copy(update={"method": "lora"})
+    prompt = sorted(lengths.prompts)[len(lengths.prompts) // 2]
+    steps, forwards = ppo_batches(ppo, prompt, trains_reward(recipe))
+    timed = steps["policy"][0]
+    rates = probe(recipe.backbone, lora, timed)
+    token = rates.layers * probe_decoding(recipe.backbone, ppo.batch_size, prompt + ppo.max_tokens // 2)
+    seconds = ppo.max_tokens * (token + ppo.batch_size * rates.position / 3)
+    share = ppo.batch_size / timed.rows  # of all rollouts, in units of the timed batch
+    for role, _ in forwards:
+        with_logits = role in ("policy", "sft")
+        seconds += rates.evaluation(share, ppo.batch_size * ppo.max_tokens * with_logits)
+    trained = trained_parameters(recipe.backbone, lora)
+    for role, batches in steps.items():
+        losses = ppo.batch_size * ppo.max_tokens if role == "policy" else 0
+        seconds += ppo.epochs * rates.step(share, losses, ppo.minibatches * trained)
+        for plain in batches[1:]:
+            tokens = plain.rows * plain.tokens / (timed.rows * timed.tokens)
+            seconds += ppo.epochs * ppo.minibatches * rates.step(tokens, plain.losses, 0)
+    return ppo.iterations * seconds
 
 
 def _median(batches: Sequence[Batch]) -> Batch:
@@ -175,6 +207,8 @@ def _changes(recipe: Recipe) -> Iterator[tuple[str, dict[str, dict[str, Any]]]]:
         yield f"reward.batch_size: {smaller}", {"reward": {"batch_size": smaller}}
     if not sft.gradient_checkpointing and sft.method != "prefix":
         yield "sft.gradient_checkpointing: true", {"sft": {"gradient_checkpointing": True}}
+    if trains_policy(recipe):
+        yield from _ppo_changes(recipe)
     if sft.method == "full" and not sft.optimizer.endswith("8bit"):
         yield "sft.optimizer: adamw_8bit", {"sft": {"optimizer": "adamw_8bit"}}
     if sft.method == "full":
@@ -184,6 +218,15 @@ def _changes(recipe: Recipe) -> Iterator[tuple[str, dict[str, dict[str, Any]]]]:
         )
     elif recipe.backbone.quantization != "nf4":
         yield "backbone.quantization: nf4", {"backbone": {"quantization": "nf4"}}
+
+
+def _ppo_changes(recipe: Recipe) -> Iterator[tuple[str, dict[str, dict[str, Any]]]]:
+    ppo = recipe.ppo
+    if ppo.micro_batch_size is None or ppo.micro_batch_size > 1:
+        smaller = max(1, (ppo.micro_batch_size or ppo.batch_size // ppo.minibatches) // 4)
+        yield f"ppo.micro_batch_size: {smaller}", {"ppo": {"micro_batch_size": smaller}}
+    if not ppo.gradient_checkpointing:
+        yield "ppo.gradient_checkpointing: true", {"ppo": {"gradient_checkpointing": True}}
 
 
 def _updated(recipe: Recipe, update: dict[str, dict[str, Any]]) -> Recipe:

@@ -12,21 +12,20 @@ from torch import nn
 
 from alignment.backbone import Backbone
 from alignment.batch import encode_rows, token_logprobs, width_of
-from alignment.config import BackboneConfig, LoraSettings, RewardConfig, SFTConfig, VirtualTokens
+from alignment.config import BackboneConfig, LoraSettings, PPOConfig, RewardConfig, SFTConfig, VirtualTokens
+from alignment.decoding import Request, Row, decode_rows
 from alignment.estimate import (
-    Batch,
-    evaluation_bytes,
     largest,
     model_parameters,
-    moment_bytes,
+    ppo_batches,
+    ppo_memory,
     reward_batches,
     reward_memory,
     sft_batches,
     sft_memory,
-    step_bytes,
     trained_parameters,
-    weight_bytes,
 )
+from alignment.footprint import Batch, evaluation_bytes, moment_bytes, sampling_bytes, step_bytes, weight_bytes
 from alignment.packing import pack
 from alignment.sft_trainer import rows_in_order
 from alignment.shapes import Held, empty_backbone
@@ -154,7 +153,7 @@ def test_the_total_is_what_stands_at_once(tiny_model: Path) -> None:
         config_of(tiny_model), SFTConfig(method="full", optimizer="adamw_8bit"), batches, [Batch(4, 20, 30)]
     )
     assert memory.total - eight.total == memory.moments - eight.moments > 0
-    reward = reward_memory(config_of(tiny_model), [Batch(8, 60, 0)], [])
+    reward = reward_memory(config_of(tiny_model), RewardConfig(), [Batch(8, 60, 0)], [])
     assert reward.logits < 4 * 8 * 60 and reward.adapters > 2 * reward.gradients - 4 * 65 * 2
     assert largest([Batch(2, 9, 1), Batch(3, 9, 1), Batch(1, 9, 5)]) == [Batch(3, 9, 1), Batch(1, 9, 5)]
 
@@ -188,3 +187,49 @@ def test_reward_batches_by_hand() -> None:
     assert reward_batches([(5, 50), (50, 40)], config, seed=0) == [Batch(4, 56, 0)] * 2
     scores = RewardConfig(steps=2, batch_size=2, loss="regression")
     assert reward_batches([(9,), (9,), (9,)], scores, seed=0) == [Batch(2, 16, 0)] * 2
+
+
+def test_sampling_holds_what_the_real_one_holds(tiny_model: Path) -> None:
+    backbone = Backbone(config_of(tiny_model))
+    ids = backbone.chat.prompt_ids([{"role": "user", "content": "the quick brown fox"}])
+    length = 30
+    rows = [Row(Request([], max_tokens=length, seed=str(i)), ids) for i in range(6)]
+    with backbone.role("base"), Held([*backbone.model.parameters(), *backbone.model.buffers()]) as held:
+        decode_rows(backbone, rows, lambda: None)
+    assert sum(row.finish == "length" for row in rows) >= 5
+    kept, peak = sampling_bytes(
+        empty_backbone(config_of(tiny_model), False, "cpu"), "base", 6, len(ids) + length, "cpu"
+    )
+    text = backbone.causal_lm.config
+    assert kept == 6 * (len(ids) + length - 1) * text.num_hidden_layers * text.num_key_value_heads * text.head_dim * 8
+    assert peak == pytest.approx(held.peak, rel=0.1)
+
+
+def test_batches_of_an_iteration_by_hand() -> None:
+    config = PPOConfig(batch_size=10, minibatches=3, max_tokens=5)
+    steps, forwards = ppo_batches(config, prompt=7, learned=True)
+    assert steps == {"policy": [Batch(4, 12, 20, entropy="value")], "value": [Batch(4, 12, 20)]}
+    assert forwards == [
+        ("policy", Batch(10, 12, 50, entropy="value")),
+        ("sft", Batch(10, 12, 50, entropy="value")),
+        ("value", Batch(10, 12, 50)),
+        ("reward", Batch(10, 12, 0)),
+    ]
+    config = PPOConfig(
+        algorithm="reinforce", batch_size=10, micro_batch_size=2, max_tokens=5, ptx_coef=1, ptx_corpus="a", ptx_length=8
+    )
+    steps, forwards = ppo_batches(config, prompt=7, learned=False)
+    assert steps == {"policy": [Batch(2, 12, 10, entropy="value"), Batch(4, 8, 28)]}
+    assert [role for role, _ in forwards] == ["policy", "sft"]
+
+
+def test_what_changes_the_memory_of_ppo(tiny_model: Path) -> None:
+    def need(learned: bool = True, **changes: Any) -> Any:
+        config = PPOConfig(**({"batch_size": 8, "max_tokens": 20} | changes))
+        return ppo_memory(config_of(tiny_model), config, [30, 50], learned)
+
+    plain = need()
+    assert plain.moments == 4 * plain.gradients + 8 * 65  # of policy and value; a head of 64 weights and a bias
+    assert plain.total > need(micro_batch_size=1).total and plain.total > need(gradient_checkpointing=True).total
+    assert plain.adapters - need(learned=False).adapters == plain.gradients + 4 * 65
+    assert need(batch_size=16).kv_cache == 2 * plain.kv_cache

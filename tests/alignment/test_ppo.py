@@ -99,9 +99,10 @@ def test_before_the_first_step_nothing_has_moved(tiny_model: Path) -> None:
     assert masked_mean(exp.logp - exp.ref_logp, exp.response.float()).abs() < 1e-5  # the policy began as the reference
 
 
+@pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize(("quantization", "tolerance"), [("none", 1e-5), ("nf4", 1e-4)])
 def test_gradients_on_the_shared_backbone_are_those_of_two_models(
-    tiny_model: Path, quantization: str, tolerance: float
+    tiny_model: Path, quantization: str, tolerance: float, checkpointing: bool
 ) -> None:
     """Policy and value in turn on one backbone, roles switched between, against a model for each."""
     config = settings()
@@ -109,13 +110,13 @@ def test_gradients_on_the_shared_backbone_are_those_of_two_models(
     exp = rolled_out(shared, config)
 
     def policy_gradient(backbone: Backbone) -> list[torch.Tensor]:
-        with backbone.role("policy", train=True):
+        with backbone.role("policy", train=True, checkpointing=checkpointing and backbone is shared):
             logp, _ = response_logprobs(backbone, exp.ids, exp.mask, exp.response, 1.0)
             policy_loss(logp, exp.logp, exp.advantages, exp.response.float(), 0.2)[0].backward()
             return [p.grad.clone() for p in backbone.parameters("policy") if p.grad is not None]
 
     def value_gradient(backbone: Backbone) -> list[torch.Tensor]:
-        with backbone.role("value", train=True):
+        with backbone.role("value", train=True, checkpointing=checkpointing and backbone is shared):
             values = response_values(backbone, exp.ids, exp.mask, exp.response)
             value_loss(values, exp.values, exp.returns, exp.response.float(), 0.2).backward()
             return [p.grad.clone() for p in backbone.parameters("value") if p.grad is not None]
@@ -134,7 +135,7 @@ def test_gradients_on_the_shared_backbone_are_those_of_two_models(
 VARIANTS: list[dict[str, Any]] = [
     {"kl_target": 2.0, "kl_horizon": 20, "normalize_scores": True, "whiten_rewards": True},
     {"algorithm": "rloo", "samples_per_prompt": 4, "kl_penalty": "loss"},
-    {"surrogate": "kl_old", "entropy_coef": 0.01, "micro_batch_size": 3},
+    {"surrogate": "kl_old", "entropy_coef": 0.01, "micro_batch_size": 3, "gradient_checkpointing": True},
     {"ptx_coef": 0.5, "ptx_corpus": "plain.txt", "ptx_length": 16},
 ]
 

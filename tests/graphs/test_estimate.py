@@ -47,15 +47,15 @@ def test_the_command(tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFix
     assert "set backbone.quantization: none" in capsys.readouterr().err
     assert main(["estimate", path]) == 0
     text = capsys.readouterr().out
-    assert text.startswith("tiny: fits: ") and "not estimated yet: ppo, evaluate, council" in text
-    assert [line.split()[0] for line in text.splitlines()[2:4]] == ["sft", "reward"]
+    assert text.startswith("tiny: fits: ") and "not estimated yet: evaluate, council" in text
+    assert [line.split()[0] for line in text.splitlines()[2:5]] == ["sft", "reward", "ppo"]
 
 
 def test_stages_that_train_nothing_are_not_foretold(tiny_model: Path, tmp_path: Path) -> None:
     (tmp_path / "rewards.py").write_text("def length(prompt, response):\n    return len(response)\n")
     trained = load_recipe(recipe_file(tmp_path, tiny_model))
     written = load_recipe(recipe_file(tmp_path, tiny_model, reward={"function": "rewards.py:length"}))
-    for recipe, stages in ((trained, {"sft", "reward"}), (written, {"sft"})):
+    for recipe, stages in ((trained, {"sft", "reward", "ppo"}), (written, {"sft", "ppo"})):
         assert memory_of(recipe, read_lengths(recipe, tmp_path), "cpu").keys() == stages
 
 
