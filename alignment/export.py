@@ -58,10 +58,31 @@ def export_role(backbone: Backbone, role: str, folder: Path, dtype: str) -> dict
     shutil.rmtree(aside, ignore_errors=True)
     folder.parent.mkdir(parents=True, exist_ok=True)
     plain.save_pretrained(aside)
-    backbone.tokenizer.save_pretrained(aside)
+    # the chat template inside tokenizer_config.json: GGUF converters look there, and transformers too
+    backbone.tokenizer.save_pretrained(aside, save_jinja_files=False)
+    _for_older_readers(aside)
     (aside / "export.json").write_text(json.dumps(what, indent=1) + "\n", encoding="utf-8")
     os.replace(aside, folder)
     return what
+
+
+def _for_older_readers(folder: Path) -> None:
+    """Adds the names of before transformers 5, which GGUF converters read with: the tokenizer's class, and the rotary
+    embedding's base, without which they take 10,000 and say nothing."""
+    path = folder / "tokenizer_config.json"
+    tokenizer = json.loads(path.read_text(encoding="utf-8"))
+    if tokenizer.get("tokenizer_class") == "TokenizersBackend":
+        path.write_text(
+            json.dumps(tokenizer | {"tokenizer_class": "PreTrainedTokenizerFast"}, indent=2) + "\n", "utf-8"
+        )
+    path = folder / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    rope = config.get("rope_parameters") or {}
+    if "rope_theta" in rope:
+        older = {"rope_theta": rope["rope_theta"]}
+        if rope.get("rope_type", "default") != "default":
+            older["rope_scaling"] = {name: value for name, value in rope.items() if name != "rope_theta"}
+        path.write_text(json.dumps(config | older, indent=2) + "\n", encoding="utf-8")
 
 
 def merged_weights(backbone: Backbone, role: str, dtype: torch.dtype) -> dict[str, Tensor]:

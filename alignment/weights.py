@@ -87,6 +87,10 @@ def load_causal_lm(config: BackboneConfig, weights_dtype: torch.dtype | None = N
         # and later multiplies by a kernel without a gradient: training after sampling would go silently wrong.
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
+    if quantization:  # what stays as it was is a view into the mapped file, all of which would stay in memory with it
+        for parameter in model.parameters():
+            if parameter.is_floating_point() and parameter.device.type == "cpu":
+                parameter.data = parameter.data.clone()
     return_freed_memory()
     return model.eval()
 

@@ -62,6 +62,11 @@ def test_names_tokenizer_and_ending_are_the_models_own(tiny_model: Path, tmp_pat
     assert tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True) == (
         backbone.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     )
+    config = json.loads((folder / "config.json").read_text())  # where GGUF converters look
+    assert config["rope_theta"] == config["rope_parameters"]["rope_theta"]
+    assert AutoConfig.from_pretrained(folder).rope_parameters == backbone.causal_lm.config.rope_parameters
+    saved = json.loads((folder / "tokenizer_config.json").read_text())
+    assert "im_start" in saved["chat_template"] and saved["tokenizer_class"] == "PreTrainedTokenizerFast"
     assert GenerationConfig.from_pretrained(folder).eos_token_id == tokenizer.eos_token_id == backbone.chat.eos_id
     with pytest.raises(UsageError, match="is not empty; name a new folder"):
         export_role(backbone, "sft", folder, "bfloat16")
