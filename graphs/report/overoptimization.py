@@ -136,12 +136,11 @@ def _diamond(x: float, y: float) -> str:
 def _panel(panel: Panel, sx: Scale, marks: Sequence[float], top: float) -> list[str]:
     bottom = top + PANEL
     values = [y for _, y in panel.points] + [y for s in panel.sampled for y in (s.low, s.high)]
-    heights = ticks(min(values), max(values), 3)
+    heights = ticks(min(values), max(values))
     sy = Scale(heights[0], heights[-1], bottom, top)
     out = [f'<text class="g-soft" x="0" y="{top - 14}">{escape(f"{panel.name}: {panel.unit}")}</text>']
     for value in heights:
-        y = f"{sy(value):.1f}"
-        out.append(f'<path class="g-grid" d="M{LEFT} {y}H{EDGE}"/>')
+        out.append(f'<path class="g-grid" d="M{LEFT} {sy(value):.1f}H{EDGE}"/>')
         out.append(f'<text class="g-tick" x="{LEFT - 6}" y="{sy(value) + 4:.1f}" text-anchor="end">')
         out.append(f"{tick_label(value, heights[1] - heights[0])}</text>")
     out += [f'<path class="g-axis" d="M{sx(math.sqrt(value)):.1f} {bottom}v4"/>' for value in marks]
@@ -159,7 +158,7 @@ def _panel(panel: Panel, sx: Scale, marks: Sequence[float], top: float) -> list[
     for s in panel.sampled:
         x, y = sx(math.sqrt(s.kl)), sy(s.value)
         out.append(f'<path class="g-line" d="M{x:.1f} {sy(s.low):.1f}V{sy(s.high):.1f}"/>{_diamond(x, y)}')
-        out.append(f'<text class="g-label" x="{x + 7:.1f}" y="{y - 5:.1f}">{s.n}</text>')
+        out.append(f'<text class="g-label g-halo" x="{x + 7:.1f}" y="{y - 5:.1f}">{s.n}</text>')
     return [*out, "</g>"]
 
 
