@@ -12,6 +12,7 @@ for in JUNTO_DATA, or ../shared/data; without it only the arm without the pretra
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import shutil
 import sys
@@ -24,9 +25,10 @@ import numpy as np
 
 from alignment.run_dir import RunDir, read_rows, to_jsonl, write_atomic
 from alignment.statistics import bootstrap, correlation
-from benchmarks import perplexity
-from benchmarks.best_of_n import at_equal_kl, expected_of_best, kl_of_best
+from benchmarks import gold_score, perplexity
+from benchmarks.best_of_n import expected_of_best, kl_of_best
 from benchmarks.gold_score import gold, prompt, prompts_of
+from benchmarks.overoptimization_tables import lines
 from graphs.recipe import Recipe
 
 Json = dict[str, Any]
@@ -150,10 +152,14 @@ def best_of_n(run: RunDir, samples: Sequence[Json]) -> Json:
         size = SAMPLES["policy"]
         parts = [slice(i, i + size) for i in range(0, len(texts), size)]
 
-        def mean(measured: Sequence[float], n: int) -> Json:
-            return bootstrap([expected_of_best(learned[part], measured[part], n) for part in parts])
+        def best(measured: Sequence[float], n: int) -> list[float]:
+            return [expected_of_best(learned[part], measured[part], n) for part in parts]
 
-        points = [{"n": n, "kl": kl_of_best(n), "reward": mean(learned, n), "gold": mean(true, n)} for n in NS]
+        points = [
+            {"n": n, "kl": kl_of_best(n)}
+            | {"reward": bootstrap(best(learned, n)), "gold": bootstrap(best(true, n)), "gold_by_prompt": best(true, n)}
+            for n in NS
+        ]
         found = {
             "judge": "the learned reward",
             "prompts": len(pools),
@@ -189,13 +195,27 @@ def final(run: RunDir, documents: Sequence[str]) -> Json:
             }
             losses = {role: perplexity.token_losses(engine.backbone, role, documents) for role in ("sft", "policy")}
         # the samples of one prompt belong together: intervals are over prompts
-        found: Json = {
-            name: bootstrap([fmean(values[i : i + FINAL_SAMPLES]) for i in range(0, len(values), FINAL_SAMPLES)])
+        by_prompt = {
+            name: [fmean(values[i : i + FINAL_SAMPLES]) for i in range(0, len(values), FINAL_SAMPLES)]
             for name, values in scores.items()
         }
-        found |= {"losses": losses, "texts": texts[: 4 * FINAL_SAMPLES : FINAL_SAMPLES]}
+        found: Json = {name: bootstrap(values) for name, values in by_prompt.items()}
+        found |= {"gold_by_prompt": by_prompt["gold"], "losses": losses, "texts": texts[::FINAL_SAMPLES]}
         write_atomic(path, json.dumps(found) + "\n")
     return json.loads(path.read_text())
+
+
+def compared(last: Json, points: Sequence[Json]) -> Json:
+    """``final`` with gold less that of single samples and of best-of-n, and perplexity beside that before PPO."""
+    rest = {key: value for key, value in last.items() if key not in ("losses", "gold_by_prompt")}
+    for point in points[:: len(points) - 1]:  # the first and the last
+        change = [a - b for a, b in zip(last["gold_by_prompt"], point["gold_by_prompt"], strict=True)]
+        rest[f"gold less best of {point['n']}"] = bootstrap(change)
+    after, before = last["losses"]["policy"], last["losses"]["sft"]
+    if after:
+        rest["perplexity"], rest["perplexity before"] = perplexity.mean(after), perplexity.mean(before)
+        rest["perplexity ratio"] = perplexity.ratio(after, before)
+    return rest
 
 
 # -- all of it --------------------------------------------------------------------------------------------
@@ -220,79 +240,28 @@ def measure(folder: Path, say: Any) -> Json:
         if settings and not texts:
             continue
         run = trained(folder, recipe(name, **settings), reward.path, say)
-        last = final(run, held_out)
-        losses = last.pop("losses")
-        if texts:
-            after, before = losses["policy"], losses["sft"]
-            last["perplexity"], last["perplexity_before"] = perplexity.mean(after), perplexity.mean(before)
-            last["perplexity_ratio"] = perplexity.ratio(after, before)
-        shown = {f"final {key}": value for key, value in last.items() if key != "texts"}
+        last = compared(final(run, held_out), best["points"])
+        shown = {f"final {key}": value for key, value in last.items() if isinstance(value, dict)}
         run.set_stage("ppo", results=run.results("ppo") | shown)
         rows = [row for row in run.metrics() if row["stage"] == "ppo"]
         report = str(write_report(run.path))
         seconds = run.status()["stages"]["ppo"]["seconds"]
         arms[name] = {"iterations": rows, "final": last, "seconds": seconds, "report": report}
     results = reward.results("reward")
-    return {"reward_model": results, "best_of_n": best, "arms": arms}
+    return {"reward_model": results, "best_of_n": best, "rollouts": PPO["batch_size"], "arms": arms}
 
 
 def keep_settings(folder: Path) -> None:
     """Raises SystemExit where the folder holds parts that were made with other settings."""
     recipes = [recipe(name, **ARMS.get(name, {})).model_dump(mode="json") for name in ("reward", *ARMS)]
-    settings = json.dumps({"recipes": recipes, "samples": SAMPLES, "final": [FINAL_SAMPLES, HELD_OUT, perplexity.READ]})
+    sizes = [SAMPLES, TOKENS, NS, FINAL_SAMPLES, HELD_OUT, perplexity.READ]
+    source = hashlib.sha256(Path(gold_score.__file__).read_bytes()).hexdigest()
+    settings = json.dumps({"recipes": recipes, "sizes": sizes, "gold_score": source})
     path = folder / "settings.json"
     folder.mkdir(parents=True, exist_ok=True)
     if path.exists() and path.read_text() != settings:
         raise SystemExit(f"{folder} was made with other settings; remove it or name another --folder")
     write_atomic(path, settings)
-
-
-def bounded(interval: Json | None, places: int = 2) -> str:
-    if interval is None:
-        return "-"
-    return f"{interval['value']:.{places}f} ({interval['low']:.{places}f} to {interval['high']:.{places}f})"
-
-
-def plain(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"
-
-
-def lines(found: Json) -> list[str]:
-    """Tables in Markdown: the reward model, best-of-n, every iteration of each arm, and the ends."""
-    best, accuracy = found["best_of_n"], found["reward_model"]["pair_accuracy"]
-    spread = best["gold_of_samples"]
-    out = [
-        f"gold of the base model's samples: mean {spread['mean']:.2f}, deviation {spread['deviation']:.2f}",
-        f"reward model: accuracy on held-out pairs by gold {bounded(accuracy)}, correlation with gold over the pool "
-        f"{best['correlation']:.2f}",
-        "",
-        f"best of n by the learned reward, {best['prompts']} prompts, {best['pool']} samples each",
-        "",
-        "| n | KL, nats | learned reward | gold |",
-        "|---|---|---|---|",
-        *(f"| {p['n']} | {p['kl']:.2f} | {bounded(p['reward'])} | {bounded(p['gold'])} |" for p in best["points"]),
-    ]
-    for name, arm in found["arms"].items():
-        out += ["", f"{name}: PPO, {arm['seconds'] / 60:.1f} min; in brackets best-of-n at the same KL", ""]
-        out += ["| iteration | KL, nats | learned reward | gold | ended | tokens |", "|---|---|---|---|---|---|"]
-        for row in arm["iterations"]:
-            kl = row["objective/kl"]
-            reward, true = (plain(at_equal_kl(best["points"], key, max(kl, 0.0))) for key in ("reward", "gold"))
-            out.append(
-                f"| {row['step']} | {kl:.2f} | {row['objective/scores']:.2f} [{reward}] | {row['objective/gold']:.2f} "
-                f"[{true}] | {row['eos_rate']:.0%} | {row['val/response_length']:.0f} |"
-            )
-    out += ["", "| at the end | KL, nats | learned reward | gold | ended | tokens | perplexity | over before |"]
-    out.append("|---" * 8 + "|")
-    for name, arm in found["arms"].items():
-        last = arm["final"]
-        cells = [bounded(last[key]) for key in ("kl", "reward", "gold")]
-        cells += [f"{last['ended']['value']:.0%}", f"{last['length']['value']:.0f}"]
-        cells += [bounded(last.get("perplexity")), bounded(last.get("perplexity_ratio"), 3)]
-        out.append(f"| {name} | {' | '.join(cells)} |")
-    before = next(iter(found["arms"].values()))["final"].get("perplexity_before")
-    out += ["", f"perplexity before PPO: {bounded(before)}", ""]
-    return out + [f"{name}: {arm['report']}" for name, arm in found["arms"].items()]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -147,19 +147,23 @@ def test_the_whole_on_a_tiny_model_and_again_after_a_kill(
     pools = [r["texts"] for r in map(json.loads, (folder / "samples.jsonl").open()) if r["use"] == "policy"]
     assert points[0]["gold"]["value"] == pytest.approx(fmean(letters([], t) for pool in pools for t in pool))
     assert set(found["arms"]) == {"without-ptx", "with-ptx"}
+    policy_pools = [fmean(letters([], text) for text in pool) for pool in pools]
     for name, arm in found["arms"].items():
+        last = arm["final"]
+        assert last["gold less best of 1"]["value"] == pytest.approx(last["gold"]["value"] - fmean(policy_pools))
+        assert last["gold less best of 4"]["n"] == 32
         assert len(arm["iterations"]) == 2 and arm["final"]["perplexity"]["n"] == 3
         assert ("loss/ptx_avg" in arm["iterations"][0]) == (name == "with-ptx")
         assert arm["iterations"][0]["objective/kl"] == pytest.approx(0, abs=1e-5)  # the reference is the base model
         page = Path(arm["report"]).read_text()
         assert "Score and gold score against KL" in page and "score of best of n: n = 1" in page
         assert "final perplexity" in page
-    before = [arm["final"]["perplexity_before"]["value"] for arm in found["arms"].values()]
+    before = [arm["final"]["perplexity before"]["value"] for arm in found["arms"].values()]
     assert before[0] == before[1]
 
     overoptimization.main(["--folder", str(folder)])
     text = capsys.readouterr().out
-    assert "| with-ptx |" in text and "[" in text and text.count("| 2 |") == 3
+    assert "| with-ptx |" in text and text.count("| 2 |") == 3 and text.count("gold less best of 4") == 2
     monkeypatch.setattr(overoptimization, "FINAL_SAMPLES", 1)
     with pytest.raises(SystemExit, match="was made with other settings"):
         overoptimization.main(["--folder", str(folder)])
