@@ -217,6 +217,11 @@ class PPOConfig(Settings):
     )
     ptx_batch_size: int = Field(4, ge=1, description="windows of plain text per optimizer step")
     ptx_length: int = Field(128, ge=8, description="tokens per window of plain text")
+    gold: str | None = Field(
+        None,
+        description="a Python function (prompt, response) -> number that every rollout is measured by and nothing is "
+        "trained on, to see over-optimisation: 'my_rewards.py:gold', relative to the recipe, or 'package.module:gold'",
+    )
 
     @model_validator(mode="before")
     @classmethod

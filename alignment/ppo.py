@@ -41,13 +41,14 @@ def train_ppo(
     report: Report,
     score: Scorer | None = None,
     corpus: str = "",
+    gold: Scorer | None = None,
 ) -> None:
     """Trains ``policy`` (and ``value``) from ``sft`` and ``reward``, or goes on from the last iteration on disk.
 
-    ``score`` gives the scalar of each response, by default the reward model's; ``corpus`` is the plain text of the
-    pretraining loss. Under ``accelerate launch`` every process makes ``batch_size`` rollouts, the update is that of
-    all of them together, and the first process alone writes. Raises JuntoError when a loss is not a number or the
-    ratio blows up.
+    ``score`` gives the scalar of each response, by default the reward model's; ``gold`` a scalar that is recorded and
+    enters no loss; ``corpus`` is the plain text of the pretraining loss. Under ``accelerate launch`` every process
+    makes ``batch_size`` rollouts, the update is that of all of them together, and the first process alone writes.
+    Raises JuntoError when a loss is not a number or the ratio blows up.
     """
     backbone = engine.backbone
     world = PartialState(cpu=backbone.device.type == "cpu")
@@ -98,6 +99,10 @@ def train_ppo(
         metrics = _rollout_metrics(exp, rollouts, config, state)
         if None not in verdicts:
             metrics["solved"] = sum(map(bool, verdicts)) / total
+        golds: list[Any] = [None] * total
+        if gold is not None:
+            golds = gold([row["prompt"] for row in rows], texts)
+            metrics["objective/gold"] = sum(golds) / total
         metrics |= update(backbone, optimizers, exp, config, state, windows, f"{seed}/{iteration}", iteration + 1)
         _refuse_a_blown_ratio(metrics["val/ratio"], config, iteration + 1)
         if config.kl_target is not None:
@@ -108,7 +113,7 @@ def train_ppo(
             state["kl_old_coef"] = adapt_kl_old_coef(state["kl_old_coef"], kl, config.kl_old_target)
         if log is not None:
             log.step(iteration + 1, metrics, int(exp.mask.sum()))
-            run.append("samples.jsonl", _samples(rows, texts, scores, verdicts, iteration + 1))
+            run.append("samples.jsonl", _samples(rows, texts, scores, verdicts, golds, iteration + 1))
             tensors = {f"{role}:{name}": w for role in optimizers for name, w in backbone.weights(role).items()}
             moments = {f"adam-{role}": o for role, o in optimizers.items()}
             checkpoint.save(folder, iteration + 1, tensors, moments, state)
@@ -186,8 +191,14 @@ def _rollout_metrics(exp: Experience, rollouts: Sequence[Rollout], config: PPOCo
 
 
 def _samples(
-    rows: Sequence[Row], texts: Sequence[str], scores: Sequence[float], verdicts: Sequence[bool | None], step: int
+    rows: Sequence[Row],
+    texts: Sequence[str],
+    scores: Sequence[float],
+    verdicts: Sequence[bool | None],
+    golds: Sequence[float | None],
+    step: int,
 ) -> list[Row]:
+    shown = list(zip(rows, texts, scores, verdicts, golds, strict=True))[:SAMPLES_PER_ITERATION]
     return [
         {
             "stage": "ppo",
@@ -199,5 +210,6 @@ def _samples(
             "reward": score,
             "solved": solved,
         }
-        for row, text, score, solved in list(zip(rows, texts, scores, verdicts, strict=True))[:SAMPLES_PER_ITERATION]
+        | ({} if gold is None else {"gold": gold})
+        for row, text, score, solved, gold in shown
     ]

@@ -17,20 +17,23 @@ Scorer = Callable[[Sequence[Prompt], Sequence[str]], list[float]]
 RewardFunction = Callable[[Prompt, str], float]
 
 
-def function_scorer(function: RewardFunction, name: str) -> Scorer:
+def function_scorer(function: RewardFunction, name: str, what: str = "reward function") -> Scorer:
     """A scorer that asks ``function(prompt, response)`` for each reward.
 
-    The scorer raises UsageError, in one sentence, where the function raises or returns what is not a finite number.
+    The scorer raises UsageError, in one sentence, where the function raises or returns what is not a finite number;
+    ``what`` is the function's office in that sentence.
     """
 
     def score(prompts: Sequence[Prompt], responses: Sequence[str]) -> list[float]:
-        return [_reward(function, name, prompt, text) for prompt, text in zip(prompts, responses, strict=True)]
+        return [
+            _value(function, f"{what} {name}", prompt, text) for prompt, text in zip(prompts, responses, strict=True)
+        ]
 
     return score
 
 
-def _reward(function: RewardFunction, name: str, prompt: Prompt, response: str) -> float:
-    about = f"the reward function {name}, given the response {_short(response)}"
+def _value(function: RewardFunction, named: str, prompt: Prompt, response: str) -> float:
+    about = f"the {named}, given the response {_short(response)}"
     try:
         value = function(prompt, response)
     except Exception as error:

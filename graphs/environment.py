@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from graphs.modules import load_function
 from graphs.recipe import Recipe
 
 PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "trl", "langgraph", "langchain-core", "lime", "alibi")
@@ -17,6 +18,7 @@ PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "trl", "langgraph",
 
 def environment(recipe: Recipe) -> dict[str, Any]:
     """Versions, machine and threads, for ``environment.json``."""
+    gold = recipe.ppo.gold
     return {
         "junto": metadata.version("junto"),
         "python": platform.python_version(),
@@ -26,7 +28,7 @@ def environment(recipe: Recipe) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "packages": {name: metadata.version(name) for name in PACKAGES if _installed(name)},
         "backbone": recipe.backbone.model_dump(mode="json"),
-    }
+    } | ({"gold_sha256": load_function(gold, what="gold function").sha256} if gold else {})
 
 
 def _processor() -> str:

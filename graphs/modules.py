@@ -1,4 +1,4 @@
-"""Files of a user's that a recipe names: a task, a reward function, plain text. Free of torch."""
+"""Files of a user's that a recipe names: a task, a function that scores, plain text. Free of torch."""
 
 from __future__ import annotations
 
@@ -17,17 +17,18 @@ from alignment.scoring import RewardFunction
 
 @dataclass(frozen=True)
 class NamedFunction:
-    """A reward function, its ``name`` (with a file's absolute path), and the ``sha256`` of the file that it is in."""
+    """A function that scores responses, its ``name`` (with a file's absolute path), and the ``sha256`` of its file."""
 
     name: str
     call: RewardFunction
     sha256: str
 
 
-def load_function(given: str, base: str | Path = ".") -> NamedFunction:
-    """The function that ``file.py:name`` (relative to ``base``) or ``package.module:name`` names. Raises UsageError."""
+def load_function(given: str, base: str | Path = ".", what: str = "reward function") -> NamedFunction:
+    """The function that ``file.py:name`` (relative to ``base``) or ``package.module:name`` names. Raises UsageError,
+    which begins with ``what`` it is for."""
     place, colon, name = given.rpartition(":")
-    what = f"reward function {given!r}"
+    what = f"{what} {given!r}"
     if not colon or not place or not name.isidentifier():
         raise UsageError(f"{what}: write it as my_rewards.py:name or package.module:name")
     if place.endswith(".py"):

@@ -66,8 +66,8 @@ class Recipe(Settings):
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read ``path``, apply ``a.b=value`` overrides in order, check every key, and the task's own options.
 
-    In the result ``data`` holds all options of the task, with their defaults, and the files of a task and of a reward
-    function are absolute paths. Raises UsageError.
+    In the result ``data`` holds all options of the task, with their defaults, and the files of a task and of functions
+    that score are absolute paths. Raises UsageError.
     """
     source = Source(Path(path))
     for assignment in overrides:
@@ -93,12 +93,15 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     update: dict[str, Any] = {"data": options.model_dump(mode="json")}
     if recipe.task.endswith(".py"):
         update["task"] = str(file_of(recipe.task, base))
-    if recipe.reward.function is not None:
+    for section, key, what in (("reward", "function", "reward function"), ("ppo", "gold", "gold function")):
+        given = getattr(getattr(recipe, section), key)
+        if given is None:
+            continue
         try:
-            name = load_function(recipe.reward.function, base).name
+            name = load_function(given, base, what).name
         except UsageError as error:
-            raise UsageError(f"{source.where(('reward', 'function'))}: {error}") from None
-        update["reward"] = recipe.reward.model_copy(update={"function": name})
+            raise UsageError(f"{source.where((section, key))}: {error}") from None
+        update[section] = getattr(recipe, section).model_copy(update={key: name})
     return recipe.model_copy(update=update)
 
 

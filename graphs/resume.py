@@ -8,6 +8,7 @@ from typing import Any
 
 from alignment.errors import UsageError
 from alignment.run_dir import RunDir
+from graphs.modules import load_function
 from graphs.recipe import Recipe
 
 # sections that decide what is trained and measured: a run goes on only with the same ones
@@ -25,6 +26,13 @@ def prepare_resume(run: RunDir, recipe: Recipe) -> None:
     before, now = Recipe.model_validate(run.config()).model_dump(mode="json"), recipe.model_dump(mode="json")
     failed = _failed(run)
     changed = {section: list(_differences(before.get(section), now[section], section)) for section in FIXED}
+    if _gold_changed(run, recipe):
+        if failed != "ppo":
+            raise UsageError(
+                f"the file of the gold function {recipe.ppo.gold} has changed since this run began; put it back, "
+                "or add --fresh to start over"
+            )
+        changed["ppo"].append("ppo.gold")
     refused = [key for section, keys in changed.items() if section != failed for key in keys]
     if refused:
         raise UsageError(
@@ -33,6 +41,14 @@ def prepare_resume(run: RunDir, recipe: Recipe) -> None:
         )
     if failed and changed[failed]:
         shutil.rmtree(run.path / "checkpoints" / failed, ignore_errors=True)
+
+
+def _gold_changed(run: RunDir, recipe: Recipe) -> bool:
+    """Whether PPO has begun under another text of the gold function: one curve would show two scores."""
+    before = run.environment().get("gold_sha256")
+    if recipe.ppo.gold is None or before is None or "ppo" not in run.status()["stages"]:
+        return False
+    return load_function(recipe.ppo.gold, what="gold function").sha256 != before
 
 
 def _failed(run: RunDir) -> str | None:

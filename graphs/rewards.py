@@ -1,4 +1,4 @@
-"""Where rewards come from: the reward model of the engine, or a recipe's Python function."""
+"""Where scores come from: the reward model of the engine, or a recipe's Python functions."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from alignment.chat_format import ChatFormat
-from alignment.config import RewardConfig
+from alignment.config import PPOConfig, RewardConfig
 from alignment.engine import Engine
 from alignment.errors import UsageError
 from alignment.reward_metrics import pair_results, score_results
@@ -23,6 +23,14 @@ def scorer(config: RewardConfig, engine: Engine) -> Scorer:
         return engine.score
     found = load_function(config.function)
     return function_scorer(found.call, found.name)
+
+
+def gold_scorer(config: PPOConfig) -> Scorer | None:
+    """The score that PPO is measured by and not trained on, where the recipe names one."""
+    if config.gold is None:
+        return None
+    found = load_function(config.gold, what="gold function")
+    return function_scorer(found.call, found.name, "gold function")
 
 
 class FunctionScorer:

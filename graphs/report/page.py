@@ -44,7 +44,7 @@ def render(run: Path) -> str:
         words=[str(w) for w in words] if isinstance(words, list) else [],
         evaluated=bool(evaluate),
         figures=views.key_figures(stages),
-        stages=views.stage_views(status, metrics),
+        stages=views.stage_views(status, metrics, reader.object("best_of_n.json")),
         split=str(evaluate.get("split") or "validation"),
         n=formats.number(evaluate.get("n")),
         comparisons=[c for c in (views.comparison(evaluate, key) for key in ("reward", "solved")) if c],

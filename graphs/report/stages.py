@@ -48,6 +48,7 @@ CHARTS: dict[str, tuple[Chart, ...]] = {
             "objective/scores, objective/rlhf_reward (score − KL penalty)",
             {"objective/scores": "score", "objective/rlhf_reward": "less KL"},
         ),
+        Chart("Gold score", "objective/gold, measured and not trained on", {"objective/gold": "gold"}),
         Chart("KL to the SFT adapter", "objective/kl, nats per response", {"objective/kl": "KL"}, (0.0,)),
         Chart(
             "Responses that solve, that end by themselves",
@@ -95,6 +96,7 @@ RESULTS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "iterations": ("Iterations", number),
     "objective/kl": ("KL to the SFT adapter, last iteration, nats", number),
     "objective/scores": ("Mean score, last iteration", number),
+    "objective/gold": ("Mean gold score, last iteration", number),
     "val/ratio": ("Mean probability ratio, last iteration", number),
     "policy/clipfrac_avg": ("Clipped tokens, last iteration", percent),
     "solved": ("Rollouts solved, last iteration", percent),

@@ -10,6 +10,7 @@ from markupsafe import Markup
 from graphs.report import formats
 from graphs.report.files import Json
 from graphs.report.intervals import Panel, Row, forest, methods, reading
+from graphs.report.overoptimization import score_against_kl
 from graphs.report.stages import STAGES, charts, reliability_chart, result_rows, undefined
 from graphs.report.tree import expert_colours, expert_words, summary, tree_list, tree_svg, verdict
 
@@ -83,7 +84,7 @@ def key_figures(stages: Json) -> list[tuple[str, str, str]]:
     return figures
 
 
-def stage_views(status: Json, metrics: Sequence[Json]) -> list[Json]:
+def stage_views(status: Json, metrics: Sequence[Json], best_of_n: Json) -> list[Json]:
     """One view per stage that has begun or left metrics: name, state, time, curves and results."""
     stages = part(status, "stages")
     seen = {str(row.get("stage")) for row in metrics}
@@ -98,7 +99,9 @@ def stage_views(status: Json, metrics: Sequence[Json]) -> list[Json]:
         evaluation = key == "evaluate"  # has a section of its own
         rest = {k: v for k, v in results.items() if k not in ("counts", "notes", "reliability")}
         reliability = results.get("reliability")
-        drawn = reliability_chart(reliability) if isinstance(reliability, list) else ""
+        drawn = [reliability_chart(reliability)] if isinstance(reliability, list) else []
+        if key == "ppo":
+            drawn.append(score_against_kl(metrics, best_of_n))
         views.append(
             {
                 "key": key,
@@ -106,7 +109,7 @@ def stage_views(status: Json, metrics: Sequence[Json]) -> list[Json]:
                 "state": str(entry.get("state") or "no status"),
                 "progress": f"{formats.number(entry.get('step'))} of {formats.number(entry.get('total'))}",
                 "time": formats.duration(entry.get("seconds")),
-                "charts": [*charts(key, metrics), *([drawn] if drawn else [])],
+                "charts": [*charts(key, metrics), *filter(None, drawn)],
                 "undefined": undefined(key, metrics),
                 "counts": [(k, [formats.number(part(counts, k).get(s)) for s in SPLITS]) for k in counts],
                 "notes": [str(note) for some in notes for note in some if note is not None],

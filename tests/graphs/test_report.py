@@ -252,7 +252,7 @@ def test_full_run_shows_every_part(tmp_path):
     assert "left out of the curves: 1 value." in page.text  # explained variance of iteration 3
     assert text.count('class="tree"') == 2 and text.count('class="ex-text"') == 2
     charts = [a["aria-label"] for a in page.all("svg") if a.get("class") == "chart"]
-    assert len(charts) == 1 + 3 + 10
+    assert len(charts) == 1 + 3 + 11
     ids = [a["id"] for _, a in page.tags if "id" in a]
     assert len(ids) == len(set(ids))
     assert {a["href"].removeprefix("#") for a in page.all("a")} <= set(ids)

@@ -36,7 +36,10 @@ NUMBER = 3
 """
 
 
-def recipe_of(folder: Path, model: Path, function: str, **overrides) -> Recipe:
+TINY_PPO = {"iterations": 2, "batch_size": 4, "max_tokens": 6, "missing_eos_penalty": 0.0}
+
+
+def recipe_of(folder: Path, model: Path, function: str | None, **overrides) -> Recipe:
     (folder / "my_rewards.py").write_text(SOURCE)
     content = {
         "name": "tiny",
@@ -44,7 +47,7 @@ def recipe_of(folder: Path, model: Path, function: str, **overrides) -> Recipe:
         "backbone": {"model": str(model), "quantization": "none", "compute_dtype": "float32", "lora": {"rank": 4}},
         "sft": {"steps": 2, "batch_size": 4},
         "reward": {"function": function},
-        "ppo": {"iterations": 2, "batch_size": 4, "max_tokens": 6, "missing_eos_penalty": 0.0},
+        "ppo": TINY_PPO,
         "evaluate": {"n": 4, "max_tokens": 6},
         "council": {"rounds": 1, "max_tokens_per_step": 6},
     } | overrides
@@ -159,3 +162,53 @@ def test_pairs_are_not_needed(tiny_model: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no rows to learn from; give data.pairs, or a reward.function"):
         align(recipe_of(tmp_path, tiny_model, None, name="trained", **settings), tmp_path)
     assert not (tmp_path / "runs" / "trained").exists()
+
+
+def test_a_gold_score_is_recorded_and_changes_nothing_else(tiny_model: Path, tmp_path: Path) -> None:
+    runs = []
+    for gold in (None, "gold.py:vowels"):
+        folder = tmp_path / str(gold)
+        folder.mkdir()
+        (folder / "gold.py").write_text(
+            "def vowels(prompt, response):\n    return sum(c in 'aeiou' for c in response)\n"
+        )
+        settings = {"ppo": TINY_PPO | {"gold": gold}, "stop_after": "ppo"}
+        runs.append(align(recipe_of(folder, tiny_model, "my_rewards.py:length", **settings), folder))
+    plain, measured = runs
+
+    def adapters(run: RunDir) -> dict[str, str]:
+        return {role: run.results("ppo")[f"{role}_sha256"] for role in ("policy", "value")}
+
+    assert adapters(plain) == adapters(measured)
+    rows = [row for row in measured.metrics() if row["stage"] == "ppo"]
+    for row in rows:
+        texts = [s for s in measured.samples() if s["stage"] == "ppo" and s["step"] == row["step"]]
+        assert len(texts) == TINY_PPO["batch_size"]  # every rollout of so small a batch is kept as a sample
+        assert [s["gold"] for s in texts] == [sum(c in "aeiou" for c in s["text"]) for s in texts]
+        assert row["objective/gold"] == pytest.approx(sum(s["gold"] for s in texts) / len(texts))
+    assert any(row["objective/gold"] for row in rows)
+    assert measured.results("ppo")["objective/gold"] == rows[-1]["objective/gold"]
+    assert "Gold score" in (measured.path / "report.html").read_text()
+    assert not any("gold" in row or "objective/gold" in row for row in plain.metrics() + plain.samples())
+    assert "Gold score" not in (plain.path / "report.html").read_text()
+
+
+def test_a_gold_function_that_fails_is_mended_and_one_that_changes_is_refused(tiny_model: Path, tmp_path: Path) -> None:
+    (tmp_path / "gold.py").write_text("def gold(prompt, response):\n    return None\n")
+    settings = {"ppo": TINY_PPO | {"gold": "gold.py:gold"}, "stop_after": "ppo"}
+    recipe = recipe_of(tmp_path, tiny_model, "my_rewards.py:length", **settings)
+    with pytest.raises(
+        UsageError, match=r"the gold function .*gold.py:gold, .* returned None; it must return a finite"
+    ):
+        align(recipe, tmp_path)
+    (tmp_path / "gold.py").write_text("def gold(prompt, response):\n    return 1\n")
+    run = align(recipe, tmp_path)
+    assert [row["objective/gold"] for row in run.metrics() if row["stage"] == "ppo"] == [1, 1]
+    (tmp_path / "gold.py").write_text("def gold(prompt, response):\n    return 2\n")
+    with pytest.raises(UsageError, match="gold.py:gold has changed since this run began; put it back"):
+        align(recipe, tmp_path)
+
+
+def test_a_gold_function_that_is_not_there_is_found_when_the_recipe_is_read(tiny_model: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"recipe.yaml:\d+: gold function 'my_rewards.py:longth': .* has no function"):
+        recipe_of(tmp_path, tiny_model, "my_rewards.py:length", ppo=TINY_PPO | {"gold": "my_rewards.py:longth"})
