@@ -65,7 +65,6 @@ class Backbone:
         self.model: Any = causal_lm
         self.device = next(self.model.parameters()).device
         self.hidden_size: int = self.model.config.get_text_config().hidden_size
-        self.vocabulary: int = self.model.get_output_embeddings().out_features
         self.heads: dict[str, nn.Linear] = {}
         self.scales: dict[str, tuple[float, float]] = {}
         self.virtual: dict[str, VirtualTokens] = {}  # of the roles that are trained tokens instead of LoRA

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from alignment.chat_format import ChatFormat
 from alignment.errors import UsageError
 from alignment.rows import place_of
 
 MULTIPLE = 8
-LOGITS = 2**24  # that are held at once: 64 MiB in float32
+PART = 64  # positions whose logits are held at once: 13 MB a copy at a vocabulary of 49,152
 
 
 def width_of(tokens: int) -> int:
@@ -105,37 +104,54 @@ def of_targets(
     backbone: Any, states: Tensor, targets: Tensor, temperature: float = 1.0, entropy: str = "none"
 ) -> tuple[Tensor, Tensor]:
     """Log-probabilities of ``targets`` int64 [N] after the hidden states [N, H], and entropies ("none": zeros; "value"
-    without, "grad" with gradient), float32 [N].
-
-    As many positions at a time as have ``LOGITS`` logits: a vocabulary's row is as wide as a layer's many hidden
-    states, and the logits of a whole batch would outweigh the model. Where there are several parts, the backward pass
-    computes each part's logits again (Chen et al. 2016, arXiv 1604.06174).
-    """
-    size = max(1, LOGITS // backbone.vocabulary)
-    if len(states) <= size:
-        return _part(backbone, states, targets, temperature, entropy)
-    parts = []
-    for some, those in zip(states.split(size), targets.split(size), strict=True):
-        if torch.is_grad_enabled():
-            part = checkpoint(
-                _part, backbone, some, those, temperature, entropy, use_reentrant=False, preserve_rng_state=False
-            )
-        else:
-            part = _part(backbone, some, those, temperature, entropy)
-        parts.append(part)
-    logp, entropies = zip(*parts, strict=True)
-    return torch.cat(logp), torch.cat(entropies)
+    without, "grad" with gradient), float32 [N]. The output embedding gets a gradient only where it is trained."""
+    head = backbone.causal_lm.get_output_embeddings()
+    if head.weight.requires_grad:  # full tuning
+        return _measured(backbone.logits(states), targets, temperature, entropy)
+    return _InParts.apply(states, targets, backbone.logits, temperature, entropy)
 
 
-def _part(backbone: Any, states: Tensor, targets: Tensor, temperature: float, entropy: str) -> tuple[Tensor, Tensor]:
-    logits = backbone.logits(states)
+def _measured(logits: Tensor, targets: Tensor, temperature: float, entropy: str) -> tuple[Tensor, Tensor]:
     logp = (logits if temperature == 1.0 else logits / temperature).log_softmax(-1)
-    del logits
     chosen = logp.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
     if entropy == "none":
         return chosen, torch.zeros_like(chosen)
-    measured = logp if entropy == "grad" else logp.detach()
-    return chosen, -(measured.exp() * measured).sum(-1)
+    kept = logp if entropy == "grad" else logp.detach()
+    return chosen, -(kept.exp() * kept).sum(-1)
+
+
+class _InParts(torch.autograd.Function):
+    """``_measured`` with logits of ``PART`` positions at a time: whole, [N, V] logits, probabilities and gradients
+    would outweigh the model.
+
+    What is measured at a position depends on its own hidden state alone, so its gradient [H] is taken on the way
+    forward, while its logits are there, and the way back is a product: no second pass over the head.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, states: Tensor, targets: Tensor, head: Callable[[Tensor], Tensor], temperature: float, entropy: str
+    ) -> tuple[Tensor, Tensor]:
+        train = ctx.needs_input_grad[0]
+        found: list[tuple[Tensor, ...]] = []
+        for part, wanted in zip(states.split(PART), targets.split(PART), strict=True):
+            with torch.set_grad_enabled(train):
+                inputs = part.detach().requires_grad_(train)
+                outputs = _measured(head(inputs), wanted, temperature, entropy)
+                sums = [output.sum() for output in outputs if train and output.requires_grad]
+                own = [torch.autograd.grad(one, inputs, retain_graph=one is not sums[-1])[0] for one in sums]
+            found.append((*(output.detach() for output in outputs), *own))
+        chosen, entropies, *gradients = (torch.cat(parts) for parts in zip(*found, strict=True))
+        ctx.save_for_backward(*gradients)
+        if entropy != "grad":
+            ctx.mark_non_differentiable(entropies)
+        return chosen, entropies
+
+    @staticmethod
+    def backward(ctx: Any, *given: Tensor) -> tuple[Tensor | None, ...]:
+        # the second is the entropies', which may have none
+        found = sum(g.unsqueeze(-1) * own for g, own in zip(given, ctx.saved_tensors, strict=False))
+        return found.to(ctx.saved_tensors[0].dtype), None, None, None, None
 
 
 def _at(wanted: Tensor, values: Tensor) -> Tensor:
