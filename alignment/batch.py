@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from alignment.errors import UsageError
 from alignment.rows import place_of
 
 MULTIPLE = 8
+HEAD_PART = 64  # places that get logits at once: 13 MB a copy at a vocabulary of 49,152
 
 
 def width_of(tokens: int) -> int:
@@ -90,11 +91,53 @@ def token_logprobs_and_entropy(
     backbone: Any, ids: Tensor, mask: Tensor, wanted: Tensor, temperature: float = 1.0, entropy_grad: bool = False
 ) -> tuple[Tensor, Tensor]:
     """``token_logprobs``, and the entropy in nats of each token's distribution, float32 [B, T], which has a gradient
-    only on ``entropy_grad``."""
-    logp = _distributions(backbone, ids, mask, wanted, temperature, None)
-    measured = logp if entropy_grad else logp.detach()
-    entropies = -(measured.exp() * measured).sum(-1)
-    return _at(wanted, logp.gather(-1, ids[wanted].unsqueeze(-1)).squeeze(-1)), _at(wanted, entropies)
+    only on ``entropy_grad``. For adapters: the output embedding gets no gradient."""
+    hidden = backbone.hidden(ids, mask).last_hidden_state
+    chosen, entropies = _HeadInParts.apply(
+        hidden[:, :-1][wanted[:, 1:]], ids[wanted], backbone.logits, temperature, entropy_grad
+    )
+    return _at(wanted, chosen), _at(wanted, entropies)
+
+
+class _HeadInParts(torch.autograd.Function):
+    """Log-probabilities of the tokens ``ids`` [N] and entropies, float32 [N], from hidden states [N, H], with logits
+    of ``HEAD_PART`` places at a time.
+
+    Whole, N x V logits, their probabilities and gradients were the largest part of an update's memory. A place's
+    log-probability depends on its own hidden state alone, so its gradient [H] can be computed on the way forward,
+    while its logits are there, and the way back is a product. It costs no second pass over the head.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, ids: Tensor, head: Callable[[Tensor], Tensor], temperature: float, entropy_grad: bool
+    ) -> tuple[Tensor, Tensor]:
+        train = ctx.needs_input_grad[0]
+        found: list[tuple[Tensor, ...]] = []
+        for part, tokens in zip(hidden.split(HEAD_PART), ids.split(HEAD_PART), strict=True):
+            with torch.set_grad_enabled(train):
+                states = part.detach().requires_grad_(train)
+                logits = head(states)
+                logp = (logits if temperature == 1.0 else logits / temperature).log_softmax(-1)
+                chosen = logp.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
+                measured = logp if entropy_grad else logp.detach()
+                entropy = -(measured.exp() * measured).sum(-1)
+                kept = []
+                if train:
+                    kept += torch.autograd.grad(chosen.sum(), states, retain_graph=entropy_grad)
+                if train and entropy_grad:
+                    kept += torch.autograd.grad(entropy.sum(), states)
+            found.append((chosen.detach(), entropy.detach(), *kept))
+        chosen, entropy, *kept = (torch.cat(parts) for parts in zip(*found, strict=True))
+        ctx.save_for_backward(*kept)
+        if not entropy_grad:
+            ctx.mark_non_differentiable(entropy)
+        return chosen, entropy
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        pairs = zip(gradients, ctx.saved_tensors, strict=False)  # that of the entropy counts where it was asked for
+        return sum(g.unsqueeze(-1) * own for g, own in pairs).to(ctx.saved_tensors[0].dtype), None, None, None, None
 
 
 def _distributions(
