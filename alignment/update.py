@@ -15,6 +15,7 @@ from alignment.batch import pad, token_logprobs
 from alignment.config import PPOConfig
 from alignment.failures import refuse_nan
 from alignment.losses import kl_k2, policy_loss, value_loss
+from alignment.machine import return_freed_memory
 from alignment.rollout import Experience, response_logprobs, response_values
 
 State = dict[str, Any]  # what changes besides weights: KL coefficients and the moments of the scores
@@ -104,6 +105,8 @@ def _policy_step(
         refuse_nan("ppo", iteration, *sums.values(), norm.item())
         optimizer.step()
         optimizer.zero_grad()
+    # or the activations of this step would stay in memory beside those of the value model's
+    return_freed_memory()
     return sums | {"policy/grad_norm": norm.item()}
 
 
@@ -147,4 +150,5 @@ def _value_step(
         refuse_nan("ppo", iteration, total, norm.item())
         optimizer.step()
         optimizer.zero_grad()
+    return_freed_memory()
     return {"loss/value_avg": total}
