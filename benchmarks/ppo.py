@@ -171,20 +171,8 @@ def curve(run: Arm) -> equal_kl.Curve:
 
 # -- what is shown --------------------------------------------------------------------------------------------
 
-HEAD = (
-    "arm",
-    "peak MB",
-    "estimate",
-    "ratio",
-    "s/episode",
-    "ratio",
-    "rollout",
-    "scoring",
-    "update",
-    "steps",
-    "KL",
-    "reward",
-)
+PHASES = ("rollout", "scoring", "update")
+HEAD = ("arm", "peak MB", "estimate", "ratio", "s/episode", "ratio", *PHASES, "steps", "KL", "reward")
 
 
 def lines(found: dict[str, Any]) -> list[str]:
