@@ -154,6 +154,15 @@ def test_stopped_and_resumed_it_ends_the_same(tiny_model: Path, tmp_path: Path, 
         assert coefficients[0] == config.kl_coef and len(set(coefficients)) == len(coefficients)
 
 
+def test_every_minibatch_is_a_step_and_an_open_end_costs(tiny_model: Path, tmp_path: Path) -> None:
+    config = settings(iterations=1, epochs=3, minibatches=2, target_kl=None, missing_eos_penalty=2.0)
+    plain = train(tiny_model, tmp_path / "plain", settings(iterations=1, missing_eos_penalty=0.0)).metrics()[0]
+    row = train(tiny_model, tmp_path / "costs", config).metrics()[0]
+    assert row["updates"] == 6 and row["eos_rate"] < 1
+    costs = plain["objective/scores"] - row["objective/scores"]
+    assert costs == pytest.approx(2 * (1 - row["eos_rate"]), abs=1e-5)
+
+
 def test_micro_batches_change_nothing_but_the_memory(tiny_model: Path, tmp_path: Path) -> None:
     whole = train(tiny_model, tmp_path / "whole", settings(iterations=1))
     parts = train(tiny_model, tmp_path / "parts", settings(iterations=1, micro_batch_size=1))
