@@ -49,8 +49,8 @@ class Memory:
 
 
 # What allocator and libraries keep beside the tensors: on a CPU the median of measured peak less the rest, over the ten
-# cells of ``benchmarks.tuning`` (2026-11-23, two threads; from 495 to 1,127 MB); on CUDA not measured.
-RUNTIME = {"cpu": 840_000_000, "cuda": 0}
+# cells of ``benchmarks.tuning`` (2026-11-23, two threads; from 379 to 696 MB); on CUDA not measured.
+RUNTIME = {"cpu": 470_000_000, "cuda": 0}
 
 
 def sft_batches(lengths: Sequence[int], losses: Sequence[int], config: SFTConfig, seed: int) -> list[Batch]:
