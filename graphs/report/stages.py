@@ -103,6 +103,9 @@ RESULTS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "sittings": ("Sittings", number),
     "sittings_solved": ("Sittings that ended solved", number),
     "eos_rate": ("Rollouts ended, last iteration", percent),
+    "adapter_sha256": ("Adapter, sha256", lambda value: f"{value:.12}"),
+    "policy_sha256": ("Policy, sha256", lambda value: f"{value:.12}"),
+    "value_sha256": ("Value model, sha256", lambda value: f"{value:.12}"),
 }
 
 
@@ -165,5 +168,5 @@ def result_rows(results: dict[str, Any]) -> list[tuple[str, str, str]]:
         elif isinstance(value, dict | list):
             rows.append((words, json.dumps(value, ensure_ascii=False), ""))
         else:
-            rows.append((words, value if isinstance(value, str) else form(value), ""))
+            rows.append((words, value if isinstance(value, str) and form is number else form(value), ""))
     return rows
