@@ -32,6 +32,7 @@ def update(
     iteration: int,
 ) -> dict[str, float]:
     """Epochs of minibatches. Forward and backward of one role before the other's: see ``alignment.backbone``."""
+    return_freed_memory()  # of sampling and scoring
     rows = list(range(len(exp.ids)))
     shuffle = random.Random(seed)
     steps: list[dict[str, float]] = []
@@ -105,8 +106,7 @@ def _policy_step(
         refuse_nan("ppo", iteration, *sums.values(), norm.item())
         optimizer.step()
         optimizer.zero_grad()
-    # or the activations of this step would stay in memory beside those of the value model's
-    return_freed_memory()
+    return_freed_memory()  # or this step's activations would stay beside those of the value model's
     return sums | {"policy/grad_norm": norm.item()}
 
 
