@@ -106,7 +106,13 @@ def bag_of_words_pairs(train: list[Row], held_out: list[Row]) -> dict[str, Any]:
     difference = features(train, "chosen") - features(train, "rejected")
     sign = np.where(np.arange(len(train)) % 2, 1, -1)  # the model needs both outcomes: every second pair is turned
     model = LogisticRegressionCV(
-        Cs=np.logspace(-4, 1, 11), cv=5, fit_intercept=False, max_iter=1000, scoring="accuracy"
+        Cs=np.logspace(-4, 1, 11),
+        cv=5,
+        fit_intercept=False,
+        max_iter=1000,
+        scoring="accuracy",
+        l1_ratios=(0,),
+        use_legacy_attributes=False,
     )
     model.fit(difference.multiply(sign[:, None]).tocsr(), sign)
     chosen, rejected = (features(held_out, side) @ model.coef_[0] for side in ("chosen", "rejected"))

@@ -126,7 +126,7 @@ def test_the_loss_curve_is_that_of_trl(tiny_model: Path, tmp_path: Path) -> None
             max_length=None,
             train_sampling_strategy="sequential",
             bf16=False,
-            gradient_checkpointing=False,
+            activation_checkpointing=False,
             logging_steps=1,
             use_cpu=True,
             dataloader_pin_memory=False,
