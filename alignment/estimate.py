@@ -127,7 +127,7 @@ def ppo_memory(
 def ppo_batches(ppo: PPOConfig, prompt: int, learned: bool) -> tuple[dict[str, list[Batch]], list[tuple[str, Batch]]]:
     """The batches of a policy step and of a value step; and the forwards without gradients that follow the sampling,
     with their roles. All prompts have ``prompt`` tokens, and responses all that they may."""
-    width, length = prompt + ppo.max_tokens, ppo.max_tokens
+    width, length = width_of(prompt) + width_of(ppo.max_tokens), ppo.max_tokens
     minibatch = math.ceil(ppo.batch_size / ppo.minibatches)
     rows = min(ppo.micro_batch_size or minibatch, minibatch)
     measured = min(ppo.micro_batch_size or ppo.batch_size, ppo.batch_size)

@@ -142,8 +142,8 @@ def assemble(
 def _tensors(
     prompts: list[list[int]], responses: Sequence[Sequence[int]], pad_id: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    prompt_ids, prompt_mask = pad(prompts, pad_id, left=True)
-    response_ids, response_mask = pad(responses, pad_id)
+    prompt_ids, prompt_mask = pad(prompts, pad_id, left=True, rounded=True)
+    response_ids, response_mask = pad(responses, pad_id, rounded=True)
     mask = torch.cat([prompt_mask, response_mask], dim=1)
     return torch.cat([prompt_ids, response_ids], dim=1), mask, response_mask.bool()
 

@@ -208,18 +208,18 @@ def test_sampling_holds_what_the_real_one_holds(tiny_model: Path) -> None:
 def test_batches_of_an_iteration_by_hand() -> None:
     config = PPOConfig(batch_size=10, minibatches=3, max_tokens=5)
     steps, forwards = ppo_batches(config, prompt=7, learned=True)
-    assert steps == {"policy": [Batch(4, 12, 20, entropy="value")], "value": [Batch(4, 12, 20)]}
+    assert steps == {"policy": [Batch(4, 16, 20, entropy="value")], "value": [Batch(4, 16, 20)]}
     assert forwards == [
-        ("policy", Batch(10, 12, 50, entropy="value")),
-        ("sft", Batch(10, 12, 50, entropy="value")),
-        ("value", Batch(10, 12, 50)),
-        ("reward", Batch(10, 12, 0)),
+        ("policy", Batch(10, 16, 50, entropy="value")),
+        ("sft", Batch(10, 16, 50, entropy="value")),
+        ("value", Batch(10, 16, 50)),
+        ("reward", Batch(10, 16, 0)),
     ]
     config = PPOConfig(
         algorithm="reinforce", batch_size=10, micro_batch_size=2, max_tokens=5, ptx_coef=1, ptx_corpus="a", ptx_length=8
     )
     steps, forwards = ppo_batches(config, prompt=7, learned=False)
-    assert steps == {"policy": [Batch(2, 12, 10, entropy="value"), Batch(4, 8, 28)]}
+    assert steps == {"policy": [Batch(2, 16, 10, entropy="value"), Batch(4, 8, 28)]}
     assert [role for role, _ in forwards] == ["policy", "sft"]
 
 
