@@ -134,10 +134,6 @@ class _InParts(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         train = ctx.needs_input_grad[0]
         found: list[tuple[Tensor, ...]] = []
-        count = len(states)
-        # a number of positions that has not occurred is a new shape: see ``width_of``
-        more = width_of(count) - count
-        states, targets = (torch.cat([x, x.new_zeros((more, *x.shape[1:]))]) for x in (states, targets))
         for part, wanted in zip(states.split(PART), targets.split(PART), strict=True):
             with torch.set_grad_enabled(train):
                 inputs = part.detach().requires_grad_(train)
@@ -145,7 +141,7 @@ class _InParts(torch.autograd.Function):
                 sums = [output.sum() for output in outputs if train and output.requires_grad]
                 own = [torch.autograd.grad(one, inputs, retain_graph=one is not sums[-1])[0] for one in sums]
             found.append((*(output.detach() for output in outputs), *own))
-        chosen, entropies, *gradients = (torch.cat(parts)[:count] for parts in zip(*found, strict=True))
+        chosen, entropies, *gradients = (torch.cat(parts) for parts in zip(*found, strict=True))
         ctx.save_for_backward(*gradients)
         if entropy != "grad":
             ctx.mark_non_differentiable(entropies)
