@@ -98,7 +98,7 @@ class Options(Settings):
     """The path is relative to the recipe's folder."""
 
     samples: str = Field("samples.jsonl", description='file of samples, rows {"use", "prompt", "texts"}')
-    per_prompt: int = Field(8, ge=1, description="training pairs of one prompt, at most")
+    per_prompt: int = Field(24, ge=1, description="training pairs of one prompt, at most")
     held_out: int = Field(4, ge=1, description="held-out pairs of one prompt, at most")
     flipped: float = Field(0.1, ge=0, lt=0.5, description="share of the training labels that are turned round")
 

@@ -35,12 +35,19 @@ Json = dict[str, Any]
 
 # not in 4 bit, whose weights are unpacked for every batch: what counts here is time
 BACKBONE: Json = {"quantization": "none", "compute_dtype": "bfloat16"}
-SAMPLES = {"reward": 5, "policy": 16}  # of one prompt
+SAMPLES = {"reward": 12, "policy": 16}  # of one prompt
 TOKENS, BATCH = 40, 96
 NS = (1, 2, 4, 8, 16)
-REWARD: Json = {"loss": "bradley_terry", "steps": 50, "warmup_steps": 5, "max_length": 128, "normalize": "reference"}
+REWARD: Json = {
+    "loss": "bradley_terry",
+    "steps": 180,
+    "learning_rate": 5e-4,
+    "warmup_steps": 10,
+    "max_length": 128,
+    "normalize": "reference",
+}
 PPO: Json = {
-    "iterations": 18,
+    "iterations": 30,
     "batch_size": 16,
     "max_tokens": TOKENS,
     "learning_rate": 3e-4,
