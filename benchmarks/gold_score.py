@@ -13,7 +13,6 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Sequence
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -98,8 +97,7 @@ class Options(Settings):
     """The path is relative to the recipe's folder."""
 
     samples: str = Field("samples.jsonl", description='file of samples, rows {"use", "prompt", "texts"}')
-    per_prompt: int = Field(24, ge=1, description="training pairs of one prompt, at most")
-    held_out: int = Field(4, ge=1, description="held-out pairs of one prompt, at most")
+    apart: float = Field(1.0, ge=0, description="pairs whose gold scores are nearer to each other are left out")
     flipped: float = Field(0.1, ge=0, lt=0.5, description="share of the training labels that are turned round")
 
 
@@ -123,15 +121,17 @@ def repeated(words: Sequence[str]) -> float:
     return 1 - len(set(long)) / len(long) if long else 0.0
 
 
-def ranked_pairs(samples: Sequence[Row], per_prompt: int, seed: int) -> list[Row]:
-    """Pairs of samples of one prompt, better by ``gold`` first; equal ones make no pair."""
+def ranked_pairs(samples: Sequence[Row], apart: float) -> list[Row]:
+    """Pairs of samples of one prompt, better by ``gold`` first, each text in one pair at most: the better half of the
+    texts against the worse half, rank by rank, where they are ``apart`` and not equal."""
     pairs = []
     for row in samples:
         messages = prompt(row["prompt"])
-        scored = sorted({text: gold(messages, text) for text in row["texts"] if text.strip()}.items())
-        found = [(a, b) if a[1] > b[1] else (b, a) for a, b in combinations(scored, 2) if a[1] != b[1]]
-        drawn = random.Random(f"{seed}/pairs/{row['prompt']}").sample(found, min(per_prompt, len(found)))
-        pairs += [{"prompt": messages, "chosen": better[0], "rejected": worse[0]} for better, worse in drawn]
+        scored = sorted((gold(messages, text), text) for text in {*row["texts"]} if text.strip())
+        half = len(scored) // 2
+        for (low, worse), (high, better) in zip(scored[:half], scored[-half:] if half else [], strict=True):
+            if high > low and high - low >= apart:
+                pairs.append({"prompt": messages, "chosen": better, "rejected": worse})
     return pairs
 
 
@@ -149,10 +149,10 @@ def load(options: Options, seed: int, base: str | Path = ".") -> TaskData:
     reward model has learned."""
     samples = read_rows(Path(base) / options.samples)
     by_use = {use: [row for row in samples if row["use"] == use] for use in ("reward", "policy")}
-    train = ranked_pairs(by_use["reward"], options.per_prompt, seed)
+    train = ranked_pairs(by_use["reward"], options.apart)
     pairs = {
         "train": flipped(train, options.flipped, seed),
-        "validation": ranked_pairs(by_use["policy"], options.held_out, seed),
+        "validation": ranked_pairs(by_use["policy"], options.apart),
     }
     asked = [
         {"id": key_of(prompt(question)), "question": question, "prompt": prompt(question)}

@@ -46,14 +46,18 @@ def main() -> None:
         solved = arm["solved"]
         print(
             f"{arm['arm']:16s} tokens {arm['tokens']:7.1f}  solved {solved['value']:.1%} "
-            f"[{solved['low']:.1%}, {solved['high']:.1%}]  reward {arm['reward']['value']:+.3f}"
+            f"[{solved['low']:.1%}, {solved['high']:.1%}]  reward {_interval(arm['reward'])}"
         )
     for pair in result["pairs"]:
         d = pair["solved"]
         print(
-            f"{pair['guided']} - {pair['best_of']}: solved {d['value']:+.1%} [{d['low']:+.1%}, {d['high']:+.1%}], "
-            f"tokens {pair['tokens'][0]:.0f} against {pair['tokens'][1]:.0f}"
+            f"{pair['guided']} - {pair['best_of']}: reward {_interval(pair['reward'])}, solved {d['value']:+.1%} "
+            f"[{d['low']:+.1%}, {d['high']:+.1%}], tokens {pair['tokens'][0]:.0f} against {pair['tokens'][1]:.0f}"
         )
+
+
+def _interval(found: dict[str, float]) -> str:
+    return f"{found['value']:+.3f} [{found['low']:+.3f}, {found['high']:+.3f}]"
 
 
 def compare(engine: Engine, rows: list[dict[str, Any]], check: Any, temperature: float) -> dict[str, Any]:

@@ -35,12 +35,12 @@ Json = dict[str, Any]
 
 # not in 4 bit, whose weights are unpacked for every batch: what counts here is time
 BACKBONE: Json = {"quantization": "none", "compute_dtype": "bfloat16"}
-SAMPLES = {"reward": 12, "policy": 16}  # of one prompt
+SAMPLES = {"reward": 40, "policy": 16}  # of one prompt
 TOKENS, BATCH = 40, 96
 NS = (1, 2, 4, 8, 16)
 REWARD: Json = {
     "loss": "bradley_terry",
-    "steps": 180,
+    "steps": 150,
     "learning_rate": 5e-4,
     "warmup_steps": 10,
     "max_length": 128,

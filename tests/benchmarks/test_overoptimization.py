@@ -51,31 +51,31 @@ def test_the_reward_model_never_sees_the_policys_prompts() -> None:
 def test_pairs_are_ranked_by_gold_and_a_tenth_is_flipped() -> None:
     texts = ["A warm day.", "A day.", "A cold day.", "A night.", " ", "A warm day."]
     samples = [{"use": "reward", "prompt": f"Describe {i}.", "texts": texts} for i in range(10)]
-    pairs = ranked_pairs(samples, 5, seed=3)
-    assert len(pairs) == 50  # of the six of four texts, five differ in gold
-    assert all(gold([], pair["chosen"]) > gold([], pair["rejected"]) for pair in pairs)
-    assert len(ranked_pairs(samples, 2, seed=3)) == 20 and ranked_pairs(samples, 5, seed=3) == pairs
+    pairs = ranked_pairs(samples, 1.0)
+    found = [(pair["chosen"], pair["rejected"]) for pair in pairs[:2]]
+    assert found == [("A night.", "A cold day."), ("A warm day.", "A day.")] and len(pairs) == 20
+    assert ranked_pairs(samples, 1.01) == []
     turned = flipped(pairs, 0.1, seed=3)
     wrong = [i for i, (a, b) in enumerate(zip(pairs, turned, strict=True)) if a != b]
-    assert len(wrong) == 5
+    assert len(wrong) == 2
     for i in wrong:
         assert (turned[i]["chosen"], turned[i]["rejected"]) == (pairs[i]["rejected"], pairs[i]["chosen"])
     assert flipped(pairs, 0.1, seed=3) == turned != flipped(pairs, 0.1, seed=4)
 
 
 def test_only_training_labels_are_flipped(tmp_path: Path) -> None:
-    texts = ["A warm day.", "A day.", "A cold day."]
+    texts = ["A warm day.", "A cold day."]
     rows = [{"use": use, "prompt": f"{use} {i}", "texts": texts} for use in ("reward", "policy") for i in range(10)]
     (tmp_path / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    data = gold_score.load(gold_score.Options(per_prompt=3), 0, tmp_path)
+    data = gold_score.load(gold_score.Options(), 0, tmp_path)
 
     def right(pairs: Sequence[dict[str, Any]]) -> int:
         return sum(gold([], pair["chosen"]) > gold([], pair["rejected"]) for pair in pairs)
 
     train, held_out = data.pairs["train"], data.pairs["validation"]
-    assert len(train) == len(held_out) == 30 and right(train) == 27 and right(held_out) == 30
+    assert len(train) == len(held_out) == 10 and right(train) == 9 and right(held_out) == 10
     assert all(pair["prompt"][0]["content"].startswith("policy") for pair in held_out)
-    assert data.notes[0].startswith("3 of 30 training pairs") and len(data.prompts["train"]) == 32
+    assert data.notes[0].startswith("1 of 10 training pairs") and len(data.prompts["train"]) == 32
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 5])
@@ -124,7 +124,7 @@ def test_the_whole_on_a_tiny_model_and_again_after_a_kill(
     }.items():
         monkeypatch.setattr(overoptimization, name, value)
     # a random model writes no words: a score of letters takes the place of gold
-    monkeypatch.setattr(gold_score, "gold", letters := lambda prompt, text: sum(c in "aeiou" for c in text) / 4)
+    monkeypatch.setattr(gold_score, "gold", letters := lambda prompt, text: sum(c in "aeiou" for c in text))
     monkeypatch.setattr(overoptimization, "gold", letters)
     monkeypatch.setattr(overoptimization, "ARMS", {"without-ptx": {}, "with-ptx": overoptimization.PTX})
     folder = tmp_path / "found"
