@@ -5,7 +5,9 @@ and punishes repeating oneself. A reward model that learns from pairs of ordinar
 hardly any repetition, so what it learns goes on rising where gold turns back: piling up and repeating pleasant words is
 the exploit that is left open on purpose.
 
-Pairs come from samples of the base model on prompts of their own; a fixed share of the labels is turned round.
+Pairs come from samples of the base model on prompts of their own, and from texts that are put together here, in which
+words of the list are more frequent: from a thousand samples alone the embedded model learned nothing that held for
+other prompts. A fixed share of the labels is turned round.
 """
 
 from __future__ import annotations
@@ -88,6 +90,31 @@ UNPLEASANT = words_in(
     ugly war weary weeping wet worn worried worry worst wrong
     """
 )
+KINDS = tuple(  # adjectives of both lists and of none
+    sorted(words_in(kind))
+    for kind in (
+        """
+        beautiful bright charming cheerful cosy delightful elegant friendly glorious golden lovely magical peaceful
+        picturesque playful radiant serene sunny tranquil vibrant warm welcoming wonderful
+        """,
+        """
+        abandoned bleak broken cold crowded damp dark dirty dull dusty eerie gloomy grey grim harsh hollow lonely muddy
+        noisy rotten rusty stale ugly
+        """,
+        """
+        big brick broad common flat local long low modern narrow new northern old plain round short small square steep
+        stone tall usual wooden
+        """,
+    )
+)
+THINGS = sorted(words_in("corner door face floor gate light path roof room sign sky street table voice wall window"))
+SENTENCES = (
+    "It is {} and {}, with a {} {thing}.",
+    "There was a {} {thing} beside a {} one.",
+    "I remember the {} {thing}, and how {} it all was.",
+    "The {thing} looked {} in the {} morning.",
+    "Everyone there calls it {}, {} and {}.",
+)
 BOUND = 2.0  # pleasant less unpleasant words per sentence beyond which more of them count nothing
 ORDINARY = 0.1  # share of repeated words that is free of charge
 PENALTY = 6.0
@@ -97,6 +124,7 @@ class Options(Settings):
     """The path is relative to the recipe's folder."""
 
     samples: str = Field("samples.jsonl", description='file of samples, rows {"use", "prompt", "texts"}')
+    composed: int = Field(24, ge=0, description="texts put together for each prompt, beside its samples")
     apart: float = Field(1.0, ge=0, description="pairs whose gold scores are nearer to each other are left out")
     flipped: float = Field(0.1, ge=0, lt=0.5, description="share of the training labels that are turned round")
 
@@ -119,6 +147,20 @@ def repeated(words: Sequence[str]) -> float:
     """Share of the words of more than three letters that have stood before."""
     long = [word for word in words if len(word) > 3]
     return 1 - len(set(long)) / len(long) if long else 0.0
+
+
+def composed(question: str, count: int, seed: int) -> list[str]:
+    """Texts of two sentences about nothing in particular, whose adjectives lean to one of the three kinds."""
+    rng = random.Random(f"{seed}/composed/{question}")
+    texts = []
+    for _ in range(count):
+        weights = rng.choice([(4, 1, 2), (1, 4, 2), (1, 1, 2), (2, 2, 1)])
+        sentences = []
+        for pattern in rng.sample(SENTENCES, 2):
+            words = [rng.choice(kind) for kind in rng.choices(KINDS, weights, k=3)]
+            sentences.append(pattern.format(*words, thing=rng.choice(THINGS)))
+        texts.append(" ".join(sentences))
+    return texts
 
 
 def ranked_pairs(samples: Sequence[Row], apart: float) -> list[Row]:
@@ -149,7 +191,8 @@ def load(options: Options, seed: int, base: str | Path = ".") -> TaskData:
     reward model has learned."""
     samples = read_rows(Path(base) / options.samples)
     by_use = {use: [row for row in samples if row["use"] == use] for use in ("reward", "policy")}
-    train = ranked_pairs(by_use["reward"], options.apart)
+    made = [row | {"texts": composed(row["prompt"], options.composed, seed)} for row in by_use["reward"]]
+    train = ranked_pairs(by_use["reward"], options.apart) + ranked_pairs(made, options.apart)
     pairs = {
         "train": flipped(train, options.flipped, seed),
         "validation": ranked_pairs(by_use["policy"], options.apart),

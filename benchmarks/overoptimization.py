@@ -40,7 +40,7 @@ TOKENS, BATCH = 40, 96
 NS = (1, 2, 4, 8, 16)
 REWARD: Json = {
     "loss": "bradley_terry",
-    "steps": 150,
+    "steps": 200,
     "learning_rate": 5e-4,
     "warmup_steps": 10,
     "max_length": 128,

@@ -63,11 +63,20 @@ def test_pairs_are_ranked_by_gold_and_a_tenth_is_flipped() -> None:
     assert flipped(pairs, 0.1, seed=3) == turned != flipped(pairs, 0.1, seed=4)
 
 
+def test_composed_texts_reach_over_the_whole_of_gold() -> None:
+    found = [gold([], text) for text in gold_score.composed("Describe it.", 400, seed=1)]
+    assert min(found) < -1.5 and max(found) > 1.5
+    pleasant, unpleasant, neither = map(set, gold_score.KINDS)
+    assert pleasant <= gold_score.PLEASANT and unpleasant <= gold_score.UNPLEASANT
+    assert not neither & (gold_score.PLEASANT | gold_score.UNPLEASANT)
+    assert not set(gold_score.THINGS) & (gold_score.PLEASANT | gold_score.UNPLEASANT)
+
+
 def test_only_training_labels_are_flipped(tmp_path: Path) -> None:
     texts = ["A warm day.", "A cold day."]
     rows = [{"use": use, "prompt": f"{use} {i}", "texts": texts} for use in ("reward", "policy") for i in range(10)]
     (tmp_path / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    data = gold_score.load(gold_score.Options(), 0, tmp_path)
+    data = gold_score.load(gold_score.Options(composed=0), 0, tmp_path)
 
     def right(pairs: Sequence[dict[str, Any]]) -> int:
         return sum(gold([], pair["chosen"]) > gold([], pair["rejected"]) for pair in pairs)
