@@ -1,12 +1,12 @@
 """Over-optimisation of a learned reward: ``python -m benchmarks.overoptimization [--json] [--folder DIR]``.
 
 A reward model learns from pairs labelled by a known gold score (``benchmarks.gold_score``), a tenth of them turned
-round. PPO then raises the learned reward of the embedded model, with and without the pretraining loss, while gold, KL,
-endings and lengths are recorded; best-of-n of the model that PPO starts from is the baseline at equal KL (Gao, Schulman
+round. PPO then raises the learned reward of the embedded model, with and without the pretraining loss, and once without
+a KL penalty, while gold, KL, endings and lengths are recorded; best-of-n of the model that PPO starts from is the baseline at equal KL (Gao, Schulman
 and Hilton 2022, arXiv 2210.10760). Perplexity on held-out web text says what the rest of the model has lost.
 
 Each arm is a run with a report. Finished parts are kept, so an interrupted run goes on. The plain text is C4, looked
-for in JUNTO_DATA, or ../shared/data; without it only the arm without the pretraining loss is run.
+for in JUNTO_DATA, or ../shared/data; without it the arm with the pretraining loss is left out.
 """
 
 from __future__ import annotations
@@ -59,7 +59,9 @@ PPO: Json = {
     "gold": "benchmarks.gold_score:gold",
 }
 PTX: Json = {"ptx_coef": 1.0, "ptx_corpus": "corpus.txt", "ptx_batch_size": 4, "ptx_length": 64}
-ARMS = {"without-ptx": {}, "with-ptx": PTX}
+# far from the reference as fast as it goes: no penalty, three times the rates
+PUSHED: Json = {"kl_coef": 0.0, "learning_rate": 1e-3, "value_learning_rate": 1e-3, "warmup_iterations": 2}
+ARMS = {"without-ptx": {}, "with-ptx": PTX, "pushed": PUSHED}
 FINAL_SAMPLES = 2  # of each prompt, by the trained policies
 HELD_OUT = 60  # documents of plain text that perplexity is measured on; the others are the pretraining loss's
 
@@ -244,7 +246,7 @@ def measure(folder: Path, say: Any) -> Json:
     best = best_of_n(reward, samples)
     arms: Json = {}
     for name, settings in ARMS.items():
-        if settings and not texts:
+        if "ptx_corpus" in settings and not texts:
             continue
         run = trained(folder, recipe(name, **settings), reward.path, say)
         last = compared(final(run, held_out), best["points"])
