@@ -1,9 +1,10 @@
 """Over-optimisation of a learned reward: ``python -m benchmarks.overoptimization [--json] [--folder DIR]``.
 
 A reward model learns from pairs labelled by a known gold score (``benchmarks.gold_score``), a tenth of them turned
-round. PPO then raises the learned reward of the embedded model, with and without the pretraining loss, and once without
-a KL penalty, while gold, KL, endings and lengths are recorded; best-of-n of the model that PPO starts from is the baseline at equal KL (Gao, Schulman
-and Hilton 2022, arXiv 2210.10760). Perplexity on held-out web text says what the rest of the model has lost.
+round. PPO then raises the learned reward of the embedded model, with and without the pretraining loss, and once
+without a KL penalty, while gold, KL, endings and lengths are recorded; best-of-n of the model that PPO starts from is
+the baseline at equal KL (Gao, Schulman and Hilton 2022, arXiv 2210.10760). Perplexity on held-out web text says what
+the rest of the model has lost.
 
 Each arm is a run with a report. Finished parts are kept, so an interrupted run goes on. The plain text is C4, looked
 for in JUNTO_DATA, or ../shared/data; without it the arm with the pretraining loss is left out.
