@@ -61,7 +61,13 @@ PPO: Json = {
 }
 PTX: Json = {"ptx_coef": 1.0, "ptx_corpus": "corpus.txt", "ptx_batch_size": 4, "ptx_length": 64}
 # far from the reference as fast as it goes: no penalty, three times the rates
-PUSHED: Json = {"kl_coef": 0.0, "learning_rate": 1e-3, "value_learning_rate": 1e-3, "warmup_iterations": 2}
+PUSHED: Json = {
+    "iterations": 16,
+    "kl_coef": 0.0,
+    "learning_rate": 1e-3,
+    "value_learning_rate": 1e-3,
+    "warmup_iterations": 2,
+}
 ARMS = {"without-ptx": {}, "with-ptx": PTX, "pushed": PUSHED}
 FINAL_SAMPLES = 2  # of each prompt, by the trained policies
 HELD_OUT = 60  # documents of plain text that perplexity is measured on; the others are the pretraining loss's
