@@ -1,0 +1,240 @@
+"""A forward for decoding: the arithmetic of a Llama-shaped decoder on tokens of many sequences laid end to end.
+
+transformers' ``generate`` spends most of a decoding step on a CPU outside of its matrix products: masks and caches are
+made anew, padding is computed, and the adapters add two small products to each layer. Here linear layers see all tokens
+of all rows as one matrix without padding, each row's keys and values stay in a slot of its own, and the adapter can be
+merged into a copy of the weights. No gradients. Formulas: Llama (arXiv 2302.13971, section 2.2), rotary embedding
+(arXiv 2104.09864, equation 34), grouped queries (arXiv 2305.13245).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from alignment.backbone import Backbone
+from alignment.weights import DTYPES, dequantized
+
+ARCHITECTURES = ("LlamaModel", "Qwen2Model")
+GROW = 64  # positions by which slots grow
+
+
+class Span(NamedTuple):
+    """``count`` new tokens of one row, from position ``start`` on, whose keys and values go into ``slot``."""
+
+    slot: int
+    start: int
+    count: int
+
+
+class Slots:
+    """Keys and values of rows: [layers, slots, kv heads, positions, head size]."""
+
+    def __init__(self, layers: int, heads: int, size: int, dtype: torch.dtype) -> None:
+        self.keys = torch.empty((layers, 0, heads, 0, size), dtype=dtype)
+        self.values = torch.empty_like(self.keys)
+
+    def fit(self, rows: int, positions: int) -> None:
+        """Room for so many rows of so many positions; what is there stays."""
+        layers, had_rows, heads, had, size = self.keys.shape
+        if rows <= had_rows and positions <= had:
+            return
+        shape = (layers, max(rows, had_rows), heads, max(-(-positions // GROW) * GROW, had), size)
+        for name in ("keys", "values"):
+            old, new = getattr(self, name), torch.zeros(shape, dtype=self.keys.dtype)
+            new[:, :had_rows, :, :had] = old
+            setattr(self, name, new)
+
+    def copy(self, source: int, target: int, positions: int) -> None:
+        for cache in (self.keys, self.values):
+            cache[:, target, :, :positions] = cache[:, source, :, :positions]
+
+    def take(self, slot: int, positions: int) -> tuple[Tensor, Tensor]:
+        """A copy of the first positions of a slot, [layers, kv heads, positions, head size] each."""
+        return self.keys[:, slot, :, :positions].clone(), self.values[:, slot, :, :positions].clone()
+
+    def put(self, slot: int, kept: tuple[Tensor, Tensor], positions: int) -> None:
+        for cache, part in zip((self.keys, self.values), kept, strict=True):
+            cache[:, slot, :, :positions] = part[:, :, :positions]
+
+
+class _Linear(NamedTuple):
+    """x W' + b, and s x A' B' where an adapter stands beside the weight."""
+
+    weight: Tensor
+    bias: Tensor | None
+    a: Tensor | None = None
+    b: Tensor | None = None  # with the scale in it
+
+    def __call__(self, x: Tensor) -> Tensor:
+        out = functional.linear(x, self.weight, self.bias)
+        if self.a is not None and self.b is not None:
+            out = torch.addmm(out, x @ self.a, self.b)
+        return out
+
+
+class _Layer(NamedTuple):
+    before: Tensor  # weights of the two norms
+    after: Tensor
+    qkv: Sequence[_Linear]
+    o: Sequence[_Linear]
+    gate_up: Sequence[_Linear]
+    down: Sequence[_Linear]
+
+
+def knows(backbone: Backbone, role: str) -> bool:
+    """Whether ``LeanDecoder`` computes this model's forward."""
+    decoder = backbone.causal_lm.get_decoder()
+    config = decoder.config
+    plain_rope = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default") in ("default", "llama3")
+    return (
+        type(decoder).__name__ in ARCHITECTURES
+        and config.hidden_act == "silu"
+        and plain_rope
+        and not any(kind != "full_attention" for kind in getattr(config, "layer_types", None) or ())
+        and role not in backbone.virtual
+        and backbone.device.type == "cpu"
+    )
+
+
+class LeanDecoder:
+    """The forward of one role. It holds the weights as they were when it was made."""
+
+    def __init__(self, backbone: Backbone, role: str, merged: bool) -> None:
+        """``merged``: a copy of the weights with the adapter in them, in the compute dtype; otherwise the model's own
+        weights (quantized ones are unpacked into a copy all the same) and the adapter beside them."""
+        decoder = backbone.causal_lm.get_decoder()
+        self.dtype = DTYPES[backbone.config.compute_dtype]
+        self.config = decoder.config
+        self.embedding: Tensor = decoder.embed_tokens.weight
+        self.head_size = getattr(self.config, "head_dim", None) or decoder.config.hidden_size // self.query_heads
+        self.layers = [_layer(layer, role, merged, self.dtype) for layer in decoder.layers]
+        self.norm: Tensor = decoder.norm.weight
+        self.rotary = decoder.rotary_emb
+        self._angles = (torch.empty(0), torch.empty(0))
+
+    @property
+    def query_heads(self) -> int:
+        return self.config.num_attention_heads
+
+    @property
+    def kv_heads(self) -> int:
+        return self.config.num_key_value_heads
+
+    def slots(self) -> Slots:
+        return Slots(len(self.layers), self.kv_heads, self.head_size, self.dtype)
+
+    def __call__(self, ids: Tensor, spans: Sequence[Span], slots: Slots) -> Tensor:
+        """Hidden states [N, H] of ``ids`` int64 [N], the new tokens of ``spans`` one after the other. Their keys and
+        values join those that their slots hold already."""
+        slots.fit(max(s.slot for s in spans) + 1, max(s.start + s.count for s in spans))
+        positions = torch.cat([torch.arange(s.start, s.start + s.count) for s in spans])
+        cos, sin = (part[positions].unsqueeze(1) for part in self._rotation(int(positions.max()) + 1))
+        single = all(s.count == 1 for s in spans) and [s.slot for s in spans] == list(range(len(spans)))
+        mask = _lengths_mask(spans, self.dtype) if single else None
+        rows, epsilon = torch.arange(len(spans)), self.config.rms_norm_eps
+        x = functional.embedding(ids, self.embedding)
+        split = [self.query_heads, self.kv_heads, self.kv_heads]
+        for number, layer in enumerate(self.layers):
+            states = _apply(layer.qkv, _rms_norm(x, layer.before, epsilon)).view(len(ids), -1, self.head_size)
+            q, k, v = states.split(split, dim=1)
+            q, k = _rotate(q, cos, sin), _rotate(k, cos, sin)
+            keys, values = slots.keys[number], slots.values[number]
+            if mask is not None:
+                keys[rows, :, positions], values[rows, :, positions] = k, v
+                seen = slice(0, mask.shape[-1])
+                # the queries of one group stand in for positions: all see the same keys
+                grouped = q.view(len(ids), self.kv_heads, -1, self.head_size)
+                cached = keys[: len(ids), :, seen], values[: len(ids), :, seen]
+                mixed = functional.scaled_dot_product_attention(grouped, *cached, attn_mask=mask)
+            else:
+                mixed = self._attend(q, k, v, spans, keys, values)
+            x = x + _apply(layer.o, mixed.reshape(len(ids), -1))
+            gate, up = _apply(layer.gate_up, _rms_norm(x, layer.after, epsilon)).chunk(2, dim=-1)
+            x = x + _apply(layer.down, functional.silu(gate) * up)
+        return _rms_norm(x, self.norm, epsilon)
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, spans: Sequence[Span], keys: Tensor, values: Tensor) -> Tensor:
+        mixed = torch.empty_like(q)
+        first = 0
+        for slot, start, count in spans:
+            own, end = slice(first, first + count), start + count
+            keys[slot, :, start:end], values[slot, :, start:end] = k[own].transpose(0, 1), v[own].transpose(0, 1)
+            mask = torch.ones((count, end), dtype=torch.bool).tril(start) if start else None
+            out = functional.scaled_dot_product_attention(
+                q[own].transpose(0, 1).unsqueeze(0),
+                keys[slot, :, :end].unsqueeze(0),
+                values[slot, :, :end].unsqueeze(0),
+                attn_mask=mask,
+                is_causal=not start,
+                enable_gqa=True,
+            )
+            mixed[own] = out[0].transpose(0, 1)
+            first += count
+        return mixed
+
+    def _rotation(self, positions: int) -> tuple[Tensor, Tensor]:
+        """Cosines and sines [positions, head size], from the model's own module."""
+        if len(self._angles[0]) < positions:
+            wanted = torch.arange(-(-positions // 256) * 256).unsqueeze(0)
+            self._angles = tuple(part[0] for part in self.rotary(self.embedding[:1], wanted))
+        return self._angles
+
+
+def _apply(linears: Sequence[_Linear], x: Tensor) -> Tensor:
+    return linears[0](x) if len(linears) == 1 else torch.cat([one(x) for one in linears], dim=-1)
+
+
+def _rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
+    wide = x.float()
+    return weight * (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + epsilon)).to(x.dtype)
+
+
+def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    left, right = x.chunk(2, dim=-1)
+    return x * cos + torch.cat((-right, left), dim=-1) * sin
+
+
+def _lengths_mask(spans: Sequence[Span], dtype: torch.dtype) -> Tensor:
+    """[rows, 1, 1, positions] to be added to scores: 0 up to a row's own position, minus infinity behind it."""
+    last = torch.tensor([s.start for s in spans]).unsqueeze(1)
+    hidden = torch.arange(int(last.max()) + 1).unsqueeze(0) > last
+    return torch.zeros(hidden.shape, dtype=dtype).masked_fill(hidden, -torch.inf)[:, None, None]
+
+
+def _layer(layer: Any, role: str, merged: bool, dtype: torch.dtype) -> _Layer:
+    attention, mlp = layer.self_attn, layer.mlp
+
+    def group(*modules: nn.Module) -> list[_Linear]:
+        parts = [_linear(module, role, merged, dtype) for module in modules]
+        if not merged or len(parts) == 1:
+            return parts
+        biases = [torch.zeros(len(p.weight), dtype=dtype) if p.bias is None else p.bias for p in parts]
+        bias = torch.cat(biases) if any(p.bias is not None for p in parts) else None
+        return [_Linear(torch.cat([p.weight for p in parts]), bias)]
+
+    return _Layer(
+        layer.input_layernorm.weight,
+        layer.post_attention_layernorm.weight,
+        group(attention.q_proj, attention.k_proj, attention.v_proj),
+        group(attention.o_proj),
+        group(mlp.gate_proj, mlp.up_proj),
+        group(mlp.down_proj),
+    )
+
+
+def _linear(module: Any, role: str, merged: bool, dtype: torch.dtype) -> _Linear:
+    base = getattr(module, "base_layer", module)
+    own = role in getattr(module, "lora_A", {})
+    weight = base.weight.detach() if base.weight.dtype == dtype else dequantized(base).to(dtype)
+    bias = None if base.bias is None else base.bias.detach().to(dtype)
+    if not own:
+        return _Linear(weight, bias)
+    a, b = module.lora_A[role].weight.detach(), module.lora_B[role].weight.detach() * module.scaling[role]
+    if merged:
+        return _Linear((dequantized(base) + b @ a).to(dtype), bias)
+    return _Linear(weight, bias, a.t().to(dtype).contiguous(), b.t().to(dtype).contiguous())
