@@ -24,11 +24,11 @@ GROW = 64  # positions by which slots grow
 
 
 class Span(NamedTuple):
-    """``count`` new tokens of one row, from position ``start`` on, whose keys and values go into ``slot``."""
+    """``length`` new tokens of one row, from position ``start`` on, whose keys and values go into ``slot``."""
 
     slot: int
     start: int
-    count: int
+    length: int
 
 
 class Slots:
@@ -86,19 +86,26 @@ class _Layer(NamedTuple):
     down: Sequence[_Linear]
 
 
-def knows(backbone: Backbone, role: str) -> bool:
-    """Whether ``LeanDecoder`` computes this model's forward."""
+def knows(backbone: Backbone, role: str, merged: bool) -> bool:
+    """Whether ``LeanDecoder`` computes this model's forward, and gains by it."""
     decoder = backbone.causal_lm.get_decoder()
     config = decoder.config
-    plain_rope = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default") in ("default", "llama3")
+    rope = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
+    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
     return (
         type(decoder).__name__ in ARCHITECTURES
-        and config.hidden_act == "silu"
-        and plain_rope
-        and not any(kind != "full_attention" for kind in getattr(config, "layer_types", None) or ())
+        and (config.hidden_act, rope, kinds) == ("silu", "default", {"full_attention"})
         and role not in backbone.virtual
         and backbone.device.type == "cpu"
+        and (merged or backbone.config.quantization == "none")  # or the weights would be unpacked for every token
     )
+
+
+def copy_bytes(backbone: Backbone) -> int:
+    """Bytes of the layers' weights in the compute dtype: those of a merged copy."""
+    size = DTYPES[backbone.config.compute_dtype].itemsize
+    layers = backbone.causal_lm.get_decoder().layers
+    return sum(size * m.in_features * m.out_features for m in layers.modules() if isinstance(m, nn.Linear))
 
 
 class LeanDecoder:
@@ -125,16 +132,21 @@ class LeanDecoder:
     def kv_heads(self) -> int:
         return self.config.num_key_value_heads
 
+    @property
+    def position_bytes(self) -> int:
+        """Bytes of the keys and values of one token."""
+        return 2 * len(self.layers) * self.kv_heads * self.head_size * self.dtype.itemsize
+
     def slots(self) -> Slots:
         return Slots(len(self.layers), self.kv_heads, self.head_size, self.dtype)
 
     def __call__(self, ids: Tensor, spans: Sequence[Span], slots: Slots) -> Tensor:
         """Hidden states [N, H] of ``ids`` int64 [N], the new tokens of ``spans`` one after the other. Their keys and
         values join those that their slots hold already."""
-        slots.fit(max(s.slot for s in spans) + 1, max(s.start + s.count for s in spans))
-        positions = torch.cat([torch.arange(s.start, s.start + s.count) for s in spans])
+        slots.fit(max(s.slot for s in spans) + 1, max(s.start + s.length for s in spans))
+        positions = torch.cat([torch.arange(s.start, s.start + s.length) for s in spans])
         cos, sin = (part[positions].unsqueeze(1) for part in self._rotation(int(positions.max()) + 1))
-        single = all(s.count == 1 for s in spans) and [s.slot for s in spans] == list(range(len(spans)))
+        single = all(s.length == 1 for s in spans) and [s.slot for s in spans] == list(range(len(spans)))
         mask = _lengths_mask(spans, self.dtype) if single else None
         rows, epsilon = torch.arange(len(spans)), self.config.rms_norm_eps
         x = functional.embedding(ids, self.embedding)
@@ -161,10 +173,10 @@ class LeanDecoder:
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, spans: Sequence[Span], keys: Tensor, values: Tensor) -> Tensor:
         mixed = torch.empty_like(q)
         first = 0
-        for slot, start, count in spans:
-            own, end = slice(first, first + count), start + count
+        for slot, start, length in spans:
+            own, end = slice(first, first + length), start + length
             keys[slot, :, start:end], values[slot, :, start:end] = k[own].transpose(0, 1), v[own].transpose(0, 1)
-            mask = torch.ones((count, end), dtype=torch.bool).tril(start) if start else None
+            mask = torch.ones((length, end), dtype=torch.bool).tril(start) if start else None
             out = functional.scaled_dot_product_attention(
                 q[own].transpose(0, 1).unsqueeze(0),
                 keys[slot, :, :end].unsqueeze(0),
@@ -174,7 +186,7 @@ class LeanDecoder:
                 enable_gqa=True,
             )
             mixed[own] = out[0].transpose(0, 1)
-            first += count
+            first += length
         return mixed
 
     def _rotation(self, positions: int) -> tuple[Tensor, Tensor]:
