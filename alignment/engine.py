@@ -11,8 +11,9 @@ import queue
 import random
 import threading
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -58,16 +59,14 @@ class _Job:
 class Engine:
     """Generates, streams and scores on one backbone."""
 
-    def __init__(self, backbone: Backbone, spare: bool = False) -> None:
-        """``spare``: no copies of weights with a role's adapter in them, and nothing kept of finished rows, as suits
-        a training that samples from what it changes."""
+    def __init__(self, backbone: Backbone) -> None:
         self.backbone = backbone
-        self.spare = spare
+        self._training = False
         self.usage = Usage()
         self._flights: dict[str, Flight] = {}
         self._stores: dict[str, PrefixStore] = {}
         self._decoders: dict[str, LeanDecoder] = {}
-        self._changes = -1  # of the weights, when the above were made
+        self._made_for = (-1, False)  # the state of the weights, and of the line before
         self._jobs: queue.Queue[_Job | None] = queue.Queue()
         self._grammar_tokenizer: Any = None
         self._closing = threading.Event()
@@ -154,6 +153,16 @@ class Engine:
         before = [self.backbone.chat.prompt_ids(p) for p in prompts]
         return self._call(lambda: self._logprobs(before, ids, role, temperature))
 
+    @contextmanager
+    def for_training(self) -> Iterator[None]:
+        """Inside, adapters stay beside the weights, as in a training's forward: merged into bfloat16, a small change
+        would be rounded away. Copies and caches are dropped after each call."""
+        self._training = True
+        try:
+            yield
+        finally:
+            self._training = False
+
     def close(self) -> None:
         """Ends the worker; rows that are being written end as ``cancelled`` at their next token."""
         self._closing.set()
@@ -199,7 +208,13 @@ class Engine:
                     self._guard(waiting, role, flight.step)
                 if not flight.rows:
                     self._flights.pop(role, None)
+            if self._training and not self._flights:
+                self._forget()
             waiting[:] = [job for job in waiting if not job.settle()]
+
+    def _forget(self) -> None:
+        self._stores.clear()
+        self._decoders.clear()
 
     def _collect(self, waiting: list[_Job], closing: bool) -> bool:
         """Adds the jobs that have come, whose rows are ready then; waits where there is nothing else to do. Returns
@@ -240,10 +255,9 @@ class Engine:
 
     def _admit(self, waiting: list[_Job]) -> None:
         """Lets the rows that have not begun join those of their role, as many as fit."""
-        if self._changes != self.backbone.changes:
-            self._changes = self.backbone.changes
-            self._stores.clear()
-            self._decoders.clear()
+        if self._made_for != (self.backbone.changes, self._training):
+            self._made_for = (self.backbone.changes, self._training)
+            self._forget()
         flying = {id(row) for flight in self._flights.values() for row in flight.rows}
         new = [row for job in waiting for row in job.rows if not row.finish and id(row) not in flying]
         for role in dict.fromkeys(row.request.role for row in new):
@@ -277,16 +291,17 @@ class Engine:
 
     def _decoder(self, role: str) -> LeanDecoder | None:
         if role not in self._decoders:
-            merged = not self.spare and copy_bytes(self.backbone) < free_memory() / 4
-            if not knows(self.backbone, role, merged):
+            fits = copy_bytes(self.backbone) < free_memory() / 4
+            if not knows(self.backbone, role, fits):
                 return None
-            if merged:  # one copy at a time
+            merged = fits and role != "base" and not self._training
+            if merged:  # one copy at a time, but for those that are being used
                 self._decoders = {name: one for name, one in self._decoders.items() if name in self._flights}
-            self._decoders[role] = LeanDecoder(self.backbone, role, merged and role != "base")
+            self._decoders[role] = LeanDecoder(self.backbone, role, merged)
         return self._decoders[role]
 
     def _store(self, role: str) -> PrefixStore:
-        return self._stores.setdefault(role, PrefixStore(0 if self.spare else STORE_BYTES))
+        return self._stores.setdefault(role, PrefixStore(0 if self._training else STORE_BYTES))
 
     def _grammar(self) -> Any:
         if self._grammar_tokenizer is None:

@@ -86,8 +86,8 @@ class _Layer(NamedTuple):
     down: Sequence[_Linear]
 
 
-def knows(backbone: Backbone, role: str, merged: bool) -> bool:
-    """Whether ``LeanDecoder`` computes this model's forward, and gains by it."""
+def knows(backbone: Backbone, role: str, copies: bool) -> bool:
+    """Whether ``LeanDecoder`` computes this model's forward; without ``copies`` not that of a quantized one."""
     decoder = backbone.causal_lm.get_decoder()
     config = decoder.config
     rope = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
@@ -97,7 +97,7 @@ def knows(backbone: Backbone, role: str, merged: bool) -> bool:
         and (config.hidden_act, rope, kinds) == ("silu", "default", {"full_attention"})
         and role not in backbone.virtual
         and backbone.device.type == "cpu"
-        and (merged or backbone.config.quantization == "none")  # or the weights would be unpacked for every token
+        and (copies or backbone.config.quantization == "none")
     )
 
 
