@@ -30,9 +30,9 @@ class PrefixStore:
     """Keys and values of finished rows, the least recently used ones dropped beyond ``limit`` bytes."""
 
     limit: int
-    entries: list[tuple[list[int], tuple[Tensor, Tensor]]] = field(default_factory=list)  # last used last
+    entries: list[tuple[list[int], Tensor]] = field(default_factory=list)  # last used last
 
-    def best(self, ids: list[int]) -> tuple[int, tuple[Tensor, Tensor] | None]:
+    def best(self, ids: list[int]) -> tuple[int, Tensor | None]:
         """The longest prefix of ``ids`` that is there, and its keys and values."""
         found = max(((overlap(ids, kept), i) for i, (kept, _) in enumerate(self.entries)), default=(0, -1))
         if found[0] < MIN_SHARED_PREFIX:
@@ -40,9 +40,10 @@ class PrefixStore:
         self.entries.append(self.entries.pop(found[1]))
         return found[0], self.entries[-1][1]
 
-    def keep(self, ids: list[int], states: tuple[Tensor, Tensor]) -> None:
-        self.entries = [e for e in self.entries if overlap(e[0], ids) < len(e[0])] + [(ids, states)]
-        while self.entries and sum(2 * e[1][0].nbytes for e in self.entries) > self.limit:
+    def keep(self, ids: list[int], states: Tensor) -> None:
+        others = [entry for entry in self.entries if overlap(entry[0], ids) < len(entry[0])]
+        self.entries = [*others, (ids, states)]
+        while sum(states.nbytes for _, states in self.entries) > self.limit:
             self.entries.pop(0)
 
 

@@ -32,34 +32,30 @@ class Span(NamedTuple):
 
 
 class Slots:
-    """Keys and values of rows: [layers, slots, kv heads, positions, head size]."""
+    """Keys and values of rows: [layers, slots, positions, keys and values, kv heads, head size]."""
 
     def __init__(self, layers: int, heads: int, size: int, dtype: torch.dtype) -> None:
-        self.keys = torch.empty((layers, 0, heads, 0, size), dtype=dtype)
-        self.values = torch.empty_like(self.keys)
+        self.states = torch.empty((layers, 0, 0, 2, heads, size), dtype=dtype)
 
     def fit(self, rows: int, positions: int) -> None:
         """Room for so many rows of so many positions; what is there stays."""
-        layers, had_rows, heads, had, size = self.keys.shape
+        layers, had_rows, had, *rest = self.states.shape
         if rows <= had_rows and positions <= had:
             return
-        shape = (layers, max(rows, had_rows), heads, max(-(-positions // GROW) * GROW, had), size)
-        for name in ("keys", "values"):
-            old, new = getattr(self, name), torch.zeros(shape, dtype=self.keys.dtype)
-            new[:, :had_rows, :, :had] = old
-            setattr(self, name, new)
+        positions = max(-(-positions // GROW) * GROW, had)
+        new = torch.zeros((layers, max(rows, had_rows), positions, *rest), dtype=self.states.dtype)
+        new[:, :had_rows, :had] = self.states
+        self.states = new
 
     def copy(self, source: int, target: int, positions: int) -> None:
-        for cache in (self.keys, self.values):
-            cache[:, target, :, :positions] = cache[:, source, :, :positions]
+        self.states[:, target, :positions] = self.states[:, source, :positions]
 
-    def take(self, slot: int, positions: int) -> tuple[Tensor, Tensor]:
-        """A copy of the first positions of a slot, [layers, kv heads, positions, head size] each."""
-        return self.keys[:, slot, :, :positions].clone(), self.values[:, slot, :, :positions].clone()
+    def take(self, slot: int, positions: int) -> Tensor:
+        """A copy of the first positions of a slot, [layers, positions, 2, kv heads, head size]."""
+        return self.states[:, slot, :positions].clone()
 
-    def put(self, slot: int, kept: tuple[Tensor, Tensor], positions: int) -> None:
-        for cache, part in zip((self.keys, self.values), kept, strict=True):
-            cache[:, slot, :, :positions] = part[:, :, :positions]
+    def put(self, slot: int, kept: Tensor, positions: int) -> None:
+        self.states[:, slot, :positions] = kept[:, :positions]
 
 
 class _Linear(NamedTuple):
@@ -144,57 +140,53 @@ class LeanDecoder:
         """Hidden states [N, H] of ``ids`` int64 [N], the new tokens of ``spans`` one after the other. Their keys and
         values join those that their slots hold already."""
         slots.fit(max(s.slot for s in spans) + 1, max(s.start + s.length for s in spans))
+        room = slots.states.shape[2]
         positions = torch.cat([torch.arange(s.start, s.start + s.length) for s in spans])
+        places = torch.cat([torch.arange(s.start, s.start + s.length) + s.slot * room for s in spans])
         cos, sin = (part[positions].unsqueeze(1) for part in self._rotation(int(positions.max()) + 1))
         single = all(s.length == 1 for s in spans) and [s.slot for s in spans] == list(range(len(spans)))
         mask = _lengths_mask(spans, self.dtype) if single else None
-        rows, epsilon = torch.arange(len(spans)), self.config.rms_norm_eps
+        count, epsilon, rotated = len(ids), self.config.rms_norm_eps, self.query_heads + self.kv_heads
         x = functional.embedding(ids, self.embedding)
-        split = [self.query_heads, self.kv_heads, self.kv_heads]
-        for number, layer in enumerate(self.layers):
-            states = _apply(layer.qkv, _rms_norm(x, layer.before, epsilon)).view(len(ids), -1, self.head_size)
-            q, k, v = states.split(split, dim=1)
-            q, k = _rotate(q, cos, sin), _rotate(k, cos, sin)
-            keys, values = slots.keys[number], slots.values[number]
+        for layer, cache in zip(self.layers, slots.states, strict=True):
+            states = _apply(layer.qkv, _rms_norm(x, layer.before, epsilon)).view(count, -1, self.head_size)
+            _rotate(states[:, :rotated], cos, sin)
+            own = states[:, self.query_heads :].reshape(count, 2, self.kv_heads, self.head_size)
+            cache.flatten(0, 1).index_copy_(0, places, own)
+            queries = states[:, : self.query_heads]
             if mask is not None:
-                keys[rows, :, positions], values[rows, :, positions] = k, v
-                seen = slice(0, mask.shape[-1])
                 # the queries of one group stand in for positions: all see the same keys
-                grouped = q.view(len(ids), self.kv_heads, -1, self.head_size)
-                cached = keys[: len(ids), :, seen], values[: len(ids), :, seen]
-                mixed = functional.scaled_dot_product_attention(grouped, *cached, attn_mask=mask)
+                seen = cache[:count, : mask.shape[-1]].permute(2, 0, 3, 1, 4)
+                grouped = queries.view(count, self.kv_heads, -1, self.head_size)
+                mixed = functional.scaled_dot_product_attention(grouped, seen[0], seen[1], attn_mask=mask)
             else:
-                mixed = self._attend(q, k, v, spans, keys, values)
-            x = x + _apply(layer.o, mixed.reshape(len(ids), -1))
+                mixed = _attend(queries, spans, cache)
+            x = x + _apply(layer.o, mixed.reshape(count, -1))
             gate, up = _apply(layer.gate_up, _rms_norm(x, layer.after, epsilon)).chunk(2, dim=-1)
-            x = x + _apply(layer.down, functional.silu(gate) * up)
+            x = x + _apply(layer.down, functional.silu(gate).mul_(up))
         return _rms_norm(x, self.norm, epsilon)
 
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor, spans: Sequence[Span], keys: Tensor, values: Tensor) -> Tensor:
-        mixed = torch.empty_like(q)
-        first = 0
-        for slot, start, length in spans:
-            own, end = slice(first, first + length), start + length
-            keys[slot, :, start:end], values[slot, :, start:end] = k[own].transpose(0, 1), v[own].transpose(0, 1)
-            mask = torch.ones((length, end), dtype=torch.bool).tril(start) if start else None
-            out = functional.scaled_dot_product_attention(
-                q[own].transpose(0, 1).unsqueeze(0),
-                keys[slot, :, :end].unsqueeze(0),
-                values[slot, :, :end].unsqueeze(0),
-                attn_mask=mask,
-                is_causal=not start,
-                enable_gqa=True,
-            )
-            mixed[own] = out[0].transpose(0, 1)
-            first += length
-        return mixed
-
     def _rotation(self, positions: int) -> tuple[Tensor, Tensor]:
-        """Cosines and sines [positions, head size], from the model's own module."""
+        """Cosines, and sines with the sign of their half, [positions, head size], from the model's own module."""
         if len(self._angles[0]) < positions:
             wanted = torch.arange(-(-positions // 256) * 256).unsqueeze(0)
-            self._angles = tuple(part[0] for part in self.rotary(self.embedding[:1], wanted))
+            cos, sin = (part[0] for part in self.rotary(self.embedding[:1], wanted))
+            sin[:, : self.head_size // 2].neg_()
+            self._angles = cos, sin
         return self._angles
+
+
+def _attend(queries: Tensor, spans: Sequence[Span], cache: Tensor) -> Tensor:
+    """[N, heads, head size]: the tokens of each span on what its slot of ``cache`` holds up to them."""
+    mixed = []
+    for (slot, start, length), own in zip(spans, queries.split([s.length for s in spans]), strict=True):
+        keys, values = cache[slot, : start + length].permute(1, 2, 0, 3).unsqueeze(1)
+        mask = torch.ones((length, start + length), dtype=torch.bool).tril(start) if start else None
+        out = functional.scaled_dot_product_attention(
+            own.transpose(0, 1).unsqueeze(0), keys, values, attn_mask=mask, is_causal=not start, enable_gqa=True
+        )
+        mixed.append(out[0].transpose(0, 1))
+    return torch.cat(mixed)
 
 
 def _apply(linears: Sequence[_Linear], x: Tensor) -> Tensor:
@@ -206,9 +198,10 @@ def _rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
     return weight * (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + epsilon)).to(x.dtype)
 
 
-def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    left, right = x.chunk(2, dim=-1)
-    return x * cos + torch.cat((-right, left), dim=-1) * sin
+def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> None:
+    """In place, of [N, heads, head size]; ``sin`` carries the sign of the half that it is for."""
+    halves = x.unflatten(-1, (2, -1)).flip(-2).flatten(-2)
+    x.mul_(cos).add_(halves.mul_(sin))
 
 
 def _lengths_mask(spans: Sequence[Span], dtype: torch.dtype) -> Tensor:

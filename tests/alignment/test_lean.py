@@ -105,7 +105,7 @@ def test_overlap_is_the_common_prefix(a: list[int], b: list[int]) -> None:
 
 
 def test_the_store_forgets_what_was_used_least_recently() -> None:
-    states = (torch.zeros(1, 1, 16, 4), torch.zeros(1, 1, 16, 4))  # 512 bytes
+    states = torch.zeros(1, 16, 2, 1, 4)  # 512 bytes
     store = PrefixStore(limit=1024)
     first, second, third = ([i] * 16 for i in (1, 2, 3))
     store.keep(first, states)
