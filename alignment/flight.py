@@ -11,7 +11,7 @@ from torch import Tensor
 
 from alignment.backbone import Backbone
 from alignment.decoding import MIN_SHARED_PREFIX, Row, advance, common_prefix
-from alignment.lean import LeanDecoder, Span
+from alignment.lean import GROW, LeanDecoder, Span
 
 PREFILL_TOKENS = 2048  # in one forward, so that rows which are written meanwhile do not wait longer
 
@@ -71,7 +71,8 @@ class Flight:
         """Reads the prompts, what several share once, and writes the first token of each row."""
         first = len(self.rows)
         everyone = [*self.rows, *rows]
-        self.slots.fit(len(everyone), max(len(row.prompt_ids) + row.request.max_tokens for row in everyone))
+        # what is longer finds its room when it gets there
+        self.slots.fit(len(everyone), max(len(row.prompt_ids) + min(row.request.max_tokens, GROW) for row in rows))
         prompts: dict[tuple[int, ...], list[int]] = {}  # slots of the rows of each prompt
         for slot, row in enumerate(rows, first):
             prompts.setdefault(tuple(row.prompt_ids), []).append(slot)

@@ -20,7 +20,7 @@ from alignment.backbone import Backbone
 from alignment.weights import DTYPES, dequantized
 
 ARCHITECTURES = ("LlamaModel", "Qwen2Model")
-GROW = 64  # positions by which slots grow
+GROW = 64  # positions; the room of a slot is a multiple of it
 
 
 class Span(NamedTuple):
@@ -32,7 +32,7 @@ class Span(NamedTuple):
 
 
 class Slots:
-    """Keys and values of rows: [layers, slots, positions, keys and values, kv heads, head size]."""
+    """Keys and values of rows, not yet written ones 0: [layers, slots, positions, keys and values, kv heads, head size]."""
 
     def __init__(self, layers: int, heads: int, size: int, dtype: torch.dtype) -> None:
         self.states = torch.empty((layers, 0, 0, 2, heads, size), dtype=dtype)
@@ -42,8 +42,9 @@ class Slots:
         layers, had_rows, had, *rest = self.states.shape
         if rows <= had_rows and positions <= had:
             return
-        positions = max(-(-positions // GROW) * GROW, had)
-        new = torch.zeros((layers, max(rows, had_rows), positions, *rest), dtype=self.states.dtype)
+        if positions > had:  # by half at least, or a long row would be copied over and over
+            positions = max(-(-positions // GROW) * GROW, had + had // 2)
+        new = torch.zeros((layers, max(rows, had_rows), max(positions, had), *rest), dtype=self.states.dtype)
         new[:, :had_rows, :had] = self.states
         self.states = new
 
