@@ -32,7 +32,7 @@ class Span(NamedTuple):
 
 
 class Slots:
-    """Keys and values of rows, not yet written ones 0: [layers, slots, positions, keys and values, kv heads, head size]."""
+    """Keys and values of rows: [layers, slots, positions, keys and values, kv heads, head size]."""
 
     def __init__(self, layers: int, heads: int, size: int, dtype: torch.dtype) -> None:
         self.states = torch.empty((layers, 0, 0, 2, heads, size), dtype=dtype)
