@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -181,3 +182,21 @@ def test_more_rows_than_fit_are_written_one_after_the_other(engine: Engine, monk
     assert [done.ids for done in engine.generate(requests)] == want
     monkeypatch.setattr("alignment.engine.SLOT_BYTES", 1)
     assert [done.ids for done in engine.generate(requests)] == want
+
+
+@pytest.mark.parametrize("quantization", ["nf4", "int8"])
+@pytest.mark.parametrize("training", [False, True])
+def test_quantized_weights_are_unpacked_and_mean_the_same(tiny_model: Path, quantization: Any, training: bool) -> None:
+    """The log-probabilities of what was written are those of the forward that trains."""
+    config = BackboneConfig(model=str(tiny_model), quantization=quantization, compute_dtype="float32")
+    backbone = Backbone(config)
+    backbone.add_role("sft", seed=0)
+    for parameter in backbone.parameters("sft"):
+        torch.nn.init.normal_(parameter, std=0.1)
+    request = Request([{"role": "user", "content": "4 7 8 8"}], role="sft", max_tokens=12, seed=1)
+    with Engine(backbone) as engine:
+        with engine.for_training() if training else nullcontext():
+            assert engine._decoder("sft") is not None
+            done = engine.generate([request])[0]
+        again = engine.logprobs([request.prompt], [done.ids], "sft")[0]
+    assert done.logprob == pytest.approx(sum(again), abs=1e-3)
