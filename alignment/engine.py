@@ -195,22 +195,32 @@ class Engine:
 
     def _work(self) -> None:
         waiting: list[_Job] = []
-        closing = False
-        while waiting or not closing:
-            closing |= self._collect(waiting, closing)
-            for job in [job for job in waiting if job.call]:
-                waiting.remove(job)
-                self._settle_call(job)
-            if waiting:
-                self._admit(waiting)
-            for role, flight in list(self._flights.items()):
-                if flight.rows:
-                    self._guard(waiting, role, flight.step)
-                if not flight.rows:
-                    self._flights.pop(role, None)
-            if self._training and not self._flights:
-                self._forget()
-            waiting[:] = [job for job in waiting if not job.settle()]
+        try:
+            closing = False
+            while waiting or not closing:
+                closing |= self._collect(waiting, closing)
+                self._turn(waiting)
+                waiting[:] = [job for job in waiting if not job.settle()]
+        except BaseException as error:  # a mistake of ours: nobody may wait for ever
+            for job in waiting:
+                if not job.future.done():
+                    job.future.set_exception(error)
+            raise
+
+    def _turn(self, waiting: list[_Job]) -> None:
+        """What is between two tokens, and one token of every row."""
+        for job in [job for job in waiting if job.call]:
+            waiting.remove(job)
+            self._settle_call(job)
+        if waiting:
+            self._admit(waiting)
+        for role, flight in list(self._flights.items()):
+            if flight.rows:
+                self._guard(waiting, role, flight.step)
+            if not flight.rows:
+                self._flights.pop(role, None)
+        if self._training and not self._flights:
+            self._forget()
 
     def _forget(self) -> None:
         self._stores.clear()
@@ -264,15 +274,18 @@ class Engine:
             rows = [row for row in new if row.request.role == role]
             # arrival order must not decide how rows are batched, nor how their sums are rounded
             rows.sort(key=lambda row: (row.prompt_ids, str(row.request.seed)))
-            decoder = self._decoder(role)
-            if decoder is None:
-                self._guard(waiting, role, partial(self._whole, role, rows))
-                continue
-            flight = self._flights.get(role) or Flight(self.backbone, decoder, self._store(role), self.usage)
-            rows = rows[: _room(flight, rows)]
-            if rows:
-                self._flights[role] = flight
-                self._guard(waiting, role, partial(flight.join, rows))
+            self._guard(waiting, role, partial(self._join, role, rows))
+
+    def _join(self, role: str, rows: list[Row]) -> None:
+        decoder = self._decoder(role)
+        if decoder is None:
+            with self.backbone.role(role):
+                decode_rows(self.backbone, rows)
+            return
+        flight = self._flights.get(role) or Flight(self.backbone, decoder, self._store(role), self.usage)
+        if rows := rows[: _room(flight, rows)]:
+            self._flights[role] = flight
+            flight.join(rows)
 
     def _guard(self, waiting: list[_Job], role: str, work: Callable[[], None]) -> None:
         """Whatever goes wrong belongs to the callers whose rows were in it."""
@@ -284,10 +297,6 @@ class Engine:
             for job in waiting:
                 if any(row.request.role == role for row in job.rows) and not job.future.done():
                     job.future.set_exception(error)
-
-    def _whole(self, role: str, rows: list[Row]) -> None:
-        with self.backbone.role(role):
-            decode_rows(self.backbone, rows)
 
     def _decoder(self, role: str) -> LeanDecoder | None:
         if role not in self._decoders:

@@ -200,3 +200,16 @@ def test_quantized_weights_are_unpacked_and_mean_the_same(tiny_model: Path, quan
             done = engine.generate([request])[0]
         again = engine.logprobs([request.prompt], [done.ids], "sft")[0]
     assert done.logprob == pytest.approx(sum(again), abs=1e-3)
+
+
+def test_what_goes_wrong_while_a_copy_is_made_reaches_the_caller(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise MemoryError("no room for a copy")
+
+    monkeypatch.setattr("alignment.engine.LeanDecoder", full)
+    with pytest.raises(MemoryError, match="no room"):
+        engine.generate([ask("1 2")])
+    monkeypatch.undo()
+    assert engine.generate([ask("1 2")])[0].ids
