@@ -42,14 +42,14 @@ class Backbone:
 
     def __init__(self, config: BackboneConfig, master_weights: bool = False) -> None:
         """``master_weights`` keeps the weights in float32 for training them; ``compute`` casts to the compute dtype."""
-        self._lock = threading.RLock()
+        self.lock = threading.RLock()
         self._load(config, master_weights)
 
     @classmethod
     def around(cls, config: BackboneConfig, causal_lm: Any) -> Backbone:
         """A backbone around a model that is there already, without tokenizer and fingerprint."""
         self = cls.__new__(cls)
-        self._lock = threading.RLock()
+        self.lock = threading.RLock()
         self._hold(config, causal_lm)
         return self
 
@@ -67,6 +67,7 @@ class Backbone:
         self.hidden_size: int = self.model.config.get_text_config().hidden_size
         self.heads: dict[str, nn.Linear] = {}
         self.scales: dict[str, tuple[float, float]] = {}
+        self.changes = 0  # of weights: what was computed from them before is of no use after
         self.virtual: dict[str, VirtualTokens] = {}  # of the roles that are trained tokens instead of LoRA
         self._entered = "base"
         self._mode(train=False)
@@ -92,6 +93,7 @@ class Backbone:
     ) -> None:
         """A new adapter: LoRA with B = 0 and A random from ``seed``, or a copy of another role's adapter (and head);
         or virtual ``tokens`` that start as the tokens ``text``. Raises SetupError where both kinds would meet."""
+        self.changes += 1
         there = self.roles[1:]
         if there and (tokens or self.virtual):
             raise SetupError(
@@ -132,7 +134,7 @@ class Backbone:
         ``checkpointing`` a layer keeps its input alone for the backward pass, which computes the rest again."""
         if role not in self.roles:
             raise SetupError(f"this model has no role {role!r}; it has {', '.join(self.roles)}")
-        with self._lock:
+        with self.lock:
             lora = len(self.roles) > 1 and not self.virtual
             if role == "base" and lora:
                 self.model.base_model.disable_adapter_layers()
@@ -157,6 +159,7 @@ class Backbone:
                 self._entered = before
                 self._mode(train=False)
                 self._freeze()
+                self.changes += train
 
     def parameters(self, role: str) -> list[nn.Parameter]:
         """The adapter's parameters, then the head's, in a fixed order; ``base``: the model's own."""
@@ -259,6 +262,7 @@ class Backbone:
     def set_weights(self, role: str, weights: dict[str, Tensor]) -> None:
         """The inverse of ``weights``; raises SetupError when they do not fit this backbone."""
         adapter = {name: value for name, value in weights.items() if not name.startswith("head.")}
+        self.changes += 1
         foreign = f"the {role} adapter does not fit this base model; use the one it was trained on"
         if role in self.virtual:
             place = self.model.prompt_encoder[role].embedding.weight

@@ -10,12 +10,14 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 from transformers import DynamicCache
 
 from alignment.backbone import Backbone
 from alignment.batch import pad
 
 Prompt = list[dict[str, str]]
+BLOCK = 256  # tokens whose probabilities are added up first when one is drawn
 MIN_SHARED_PREFIX = 8  # tokens; below it, expanding a cache costs more than it saves
 
 
@@ -74,17 +76,15 @@ class Row:
         return Completion(self.text, tuple(self.ids), len(self.prompt_ids), self.logprob, self.finish)
 
 
-def decode_rows(backbone: Backbone, rows: list[Row], grammar_tokenizer: Callable[[], Any]) -> None:
-    """Writes every row to its end. All rows share the role that is entered. Rows that finish leave the batch."""
-    for row in rows:
-        row.stream = random.Random(f"{row.request.seed}")
-        row.matcher = _matcher(row.request.grammar, grammar_tokenizer) if row.request.grammar else None
+def decode_rows(backbone: Backbone, rows: list[Row]) -> None:
+    """Writes every row to its end, by transformers' forward. All rows share the role that is entered. Rows that finish
+    leave the batch."""
     with torch.no_grad():
         hidden, mask, cache = prefill(backbone, [row.prompt_ids for row in rows])
         active = rows
         while True:
             # one set of tokens: the distribution is needed at the last position of each row only
-            _advance(backbone, active, backbone.logits(hidden))
+            advance(backbone, active, backbone.logits(hidden))
             keep = [i for i, row in enumerate(active) if not row.finish]
             if not keep:
                 return
@@ -126,31 +126,49 @@ def common_prefix(prompts: Sequence[list[int]]) -> int:
     return shared if shared >= MIN_SHARED_PREFIX else 0
 
 
-def _advance(backbone: Backbone, rows: list[Row], logits: Tensor) -> None:
-    temperatures = torch.tensor([row.request.temperature or 1.0 for row in rows]).unsqueeze(1)
-    logp = (logits / temperatures).log_softmax(-1)
+def advance(backbone: Backbone, rows: Sequence[Row], logits: Tensor) -> None:
+    """The next token of each row from float32 ``logits`` [B, V], which are overwritten."""
+    scaled = logits.div_(torch.tensor([row.request.temperature or 1.0 for row in rows]).unsqueeze(1))
+    scaled = scaled.sub_(scaled.amax(-1, keepdim=True))
+    bound = {i: scaled[i].clone() for i, row in enumerate(rows) if row.matcher is not None}
+    best = scaled.argmax(-1).tolist() if any(row.request.temperature == 0 for row in rows) else []
+    weights = scaled.exp_()
+    totals = weights.sum(-1, dtype=torch.float64).log().tolist()
+    free = [i for i, row in enumerate(rows) if i not in bound and row.request.temperature > 0]
+    drawn = dict(zip(free, _draw(weights[free], [rows[i].stream.random() for i in free]), strict=True)) if free else {}
     for i, row in enumerate(rows):
-        token = _sample(row, logp[i])
+        token = _draw_allowed(row, bound[i]) if i in bound else drawn[i] if i in drawn else best[i]
         row.ids.append(token)
-        row.logprob += logp[i, token].item()
+        row.logprob += (bound[i][token].item() if i in bound else weights[i, token].log().item()) - totals[i]
         if row.matcher is not None and token != backbone.chat.eos_id:
             row.matcher.consume_token(token)
         _finish(backbone, row, token)
 
 
-def _sample(row: Row, logp: Tensor) -> int:
-    """Inverse CDF with one uniform number per token, from the row's own stream."""
-    weights = logp
-    if row.matcher is not None:
-        allowed = np.unpackbits(np.frombuffer(row.matcher.compute_bitmask(), dtype=np.uint8), bitorder="little")
-        allowed = np.pad(allowed, (0, max(0, len(logp) - len(allowed))))[: len(logp)]
-        weights = logp.masked_fill(~torch.from_numpy(allowed.astype(bool)), -torch.inf)
+def _draw(weights: Tensor, uniforms: Sequence[float]) -> list[int]:
+    """Inverse CDF with one uniform number per row: first the block of tokens, then the token in it, so that the sums
+    in float64 are over few numbers."""
+    rows = torch.arange(len(weights))
+    blocks = functional.pad(weights, (0, -weights.shape[1] % BLOCK)).view(len(weights), -1, BLOCK)
+    ends = blocks.sum(-1).double().cumsum(-1)
+    wanted = torch.tensor(uniforms, dtype=torch.float64) * ends[:, -1]
+    block = torch.searchsorted(ends, wanted.unsqueeze(1), right=True).squeeze(1).clamp(max=ends.shape[1] - 1)
+    inside = blocks[rows, block].double().cumsum(-1)
+    left = wanted - torch.where(block > 0, ends[rows, (block - 1).clamp(min=0)], 0.0)
+    # strictly below the block's sum, so that rounding never picks a token of probability 0 behind the last one
+    left = torch.minimum(left, inside[:, -1] * (1 - 1e-12)).unsqueeze(1)
+    token = torch.searchsorted(inside, left, right=True).squeeze(1)
+    return (block * BLOCK + token).tolist()
+
+
+def _draw_allowed(row: Row, logp: Tensor) -> int:
+    """The same among the tokens that the row's grammar allows; the most probable one at temperature 0."""
+    allowed = np.unpackbits(np.frombuffer(row.matcher.compute_bitmask(), dtype=np.uint8), bitorder="little")
+    allowed = np.pad(allowed, (0, max(0, len(logp) - len(allowed))))[: len(logp)]
+    logp = logp.masked_fill(~torch.from_numpy(allowed.astype(bool)), -torch.inf)
     if row.request.temperature == 0:
-        return int(weights.argmax())
-    cumulative = weights.double().softmax(-1).cumsum(-1)
-    # strictly below the total, so that rounding never picks a token of probability 0 behind the last one
-    uniform = row.stream.random() * cumulative[-1]
-    return int(torch.searchsorted(cumulative, uniform, right=True).clamp(max=len(logp) - 1))
+        return int(logp.argmax())
+    return _draw(logp.sub(logp.max()).exp().unsqueeze(0), [row.stream.random()])[0]
 
 
 def _finish(backbone: Backbone, row: Row, token: int) -> None:
@@ -173,10 +191,11 @@ def _finish(backbone: Backbone, row: Row, token: int) -> None:
             row.emitted = len(ready)
 
 
-def _matcher(regex: str, grammar_tokenizer: Callable[[], Any]) -> Any:
+def matcher_of(regex: str, grammar_tokenizer: Any) -> Any:
+    """Of a regular expression; raises ValueError for one that llguidance cannot read."""
     from llguidance import LLMatcher
 
-    matcher = LLMatcher(grammar_tokenizer(), LLMatcher.grammar_from_regex(regex))
+    matcher = LLMatcher(grammar_tokenizer, LLMatcher.grammar_from_regex(regex))
     if matcher.get_error():
         raise ValueError(f"the grammar {regex!r} cannot be used: {matcher.get_error()}")
     return matcher

@@ -1,17 +1,21 @@
 """The engine: every forward outside a gradient step, on one worker thread that alone enters roles.
 
-Callers from any thread submit and wait. Requests that arrive within a short window and share a role are decoded as
-one batch.
+Callers from any thread submit and wait. Rows join those that are being written, and leave them, between two tokens, so
+that nobody waits for somebody else's batch; scores are computed between two tokens as well. A model that
+``alignment.lean`` does not know is decoded by transformers' forward, a batch at a time.
 """
 
 from __future__ import annotations
 
 import queue
+import random
 import threading
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +25,17 @@ from torch import Tensor
 from alignment.backbone import Backbone
 from alignment.batch import encode_scored, pad, token_logprobs
 from alignment.config import BackboneConfig
-from alignment.decoding import Completion, Prompt, Request, Row, decode_rows, prefill
+from alignment.decoding import Completion, Prompt, Request, Row, decode_rows, matcher_of, prefill
 from alignment.errors import SetupError
+from alignment.flight import Flight, PrefixStore, Usage
+from alignment.lean import LeanDecoder, copy_bytes, knows
+from alignment.machine import free_memory
 from alignment.run_dir import RunDir
 
-WINDOW_SECONDS = 0.02  # how long the worker waits for others that want the same batch
+WINDOW_SECONDS = 0.02  # how long an idle worker waits for others that want the same batch
+MAX_ROWS = 64  # written at a time; others wait
+SLOT_BYTES = 2**30  # of keys and values of the rows of one role that are being written
+STORE_BYTES = 2**28  # of those of finished rows, kept for texts that begin in the same way
 SCORE_ROWS = 32  # rows per forward of scores and log-probabilities
 
 __all__ = ["Completion", "Engine", "Request"]
@@ -39,12 +49,24 @@ class _Job:
     call: Callable[[], Any] | None = None
     future: Future = field(default_factory=Future)
 
+    def settle(self) -> bool:
+        """Hands the rows back where all are written; whether nobody waits for this job any more."""
+        if not self.future.done() and all(row.finish for row in self.rows):
+            self.future.set_result(None)
+        return self.future.done()
+
 
 class Engine:
     """Generates, streams and scores on one backbone."""
 
     def __init__(self, backbone: Backbone) -> None:
         self.backbone = backbone
+        self._training = False
+        self.usage = Usage()
+        self._flights: dict[str, Flight] = {}
+        self._stores: dict[str, PrefixStore] = {}
+        self._decoders: dict[str, LeanDecoder] = {}
+        self._made_for = (-1, False)  # the state of the weights, and of the line before
         self._jobs: queue.Queue[_Job | None] = queue.Queue()
         self._grammar_tokenizer: Any = None
         self._closing = threading.Event()
@@ -131,6 +153,16 @@ class Engine:
         before = [self.backbone.chat.prompt_ids(p) for p in prompts]
         return self._call(lambda: self._logprobs(before, ids, role, temperature))
 
+    @contextmanager
+    def for_training(self) -> Iterator[None]:
+        """Inside, adapters stay beside the weights, as in a training's forward: merged into bfloat16, a small change
+        would be rounded away. Copies and caches are dropped after each call."""
+        self._training = True
+        try:
+            yield
+        finally:
+            self._training = False
+
     def close(self) -> None:
         """Ends the worker; rows that are being written end as ``cancelled`` at their next token."""
         self._closing.set()
@@ -162,34 +194,123 @@ class Engine:
         return self._submit(_Job(call=call)).result()
 
     def _work(self) -> None:
-        closing = False
-        while not closing:
-            jobs = [self._jobs.get()]
-            until = time.monotonic() + WINDOW_SECONDS
-            while jobs[-1] is not None and jobs[-1].rows:
-                try:
-                    jobs.append(self._jobs.get(timeout=max(0.0, until - time.monotonic())))
-                except queue.Empty:
-                    break
-            closing = jobs[-1] is None
-            self._run([job for job in jobs if job is not None])
-
-    def _run(self, jobs: list[_Job]) -> None:
+        waiting: list[_Job] = []
         try:
-            rows = [row for job in jobs for row in job.rows]
-            for role in dict.fromkeys(row.request.role for row in rows):
-                batch = [row for row in rows if row.request.role == role]
-                # arrival order must not decide how rows are batched, nor how their sums are rounded
-                batch.sort(key=lambda row: (row.prompt_ids, str(row.request.seed)))
-                with self.backbone.role(role):
-                    decode_rows(self.backbone, batch, self._grammar)
-            results = [job.call() if job.call else None for job in jobs]
-        except BaseException as error:  # whatever went wrong belongs to the callers, who wait
-            for job in jobs:
-                job.future.set_exception(error)
+            closing = False
+            while waiting or not closing:
+                closing |= self._collect(waiting, closing)
+                self._turn(waiting)
+                waiting[:] = [job for job in waiting if not job.settle()]
+        except BaseException as error:  # a mistake of ours: nobody may wait for ever
+            for job in waiting:
+                if not job.future.done():
+                    job.future.set_exception(error)
+            raise
+
+    def _turn(self, waiting: list[_Job]) -> None:
+        """What is between two tokens, and one token of every row."""
+        for job in [job for job in waiting if job.call]:
+            waiting.remove(job)
+            self._settle_call(job)
+        if waiting:
+            self._admit(waiting)
+        for role, flight in list(self._flights.items()):
+            if flight.rows:
+                self._guard(waiting, role, flight.step)
+            if not flight.rows:
+                self._flights.pop(role, None)
+        if self._training and not self._flights:
+            self._forget()
+
+    def _forget(self) -> None:
+        self._stores.clear()
+        self._decoders.clear()
+
+    def _collect(self, waiting: list[_Job], closing: bool) -> bool:
+        """Adds the jobs that have come, whose rows are ready then; waits where there is nothing else to do. Returns
+        whether the engine is to close."""
+        idle = not waiting
+        until = None
+        while not closing:
+            try:
+                job = self._jobs.get(idle, None if until is None else max(0.0, until - time.monotonic()))
+            except queue.Empty:
+                return False
+            if job is None:
+                return True
+            if self._ready(job):
+                waiting.append(job)
+                if idle and job.call:
+                    return False
+                until = until or time.monotonic() + WINDOW_SECONDS
+        return closing
+
+    def _ready(self, job: _Job) -> bool:
+        try:
+            for row in job.rows:
+                row.stream = random.Random(f"{row.request.seed}")
+                if row.request.grammar:
+                    row.matcher = matcher_of(row.request.grammar, self._grammar())
+        except Exception as error:  # the caller's own
+            job.future.set_exception(error)
+            return False
+        return True
+
+    def _settle_call(self, job: _Job) -> None:
+        assert job.call is not None
+        try:
+            job.future.set_result(job.call())
+        except BaseException as error:  # whatever went wrong belongs to the caller, who waits
+            job.future.set_exception(error)
+
+    def _admit(self, waiting: list[_Job]) -> None:
+        """Lets the rows that have not begun join those of their role, as many as fit."""
+        if self._made_for != (self.backbone.changes, self._training):
+            self._made_for = (self.backbone.changes, self._training)
+            self._forget()
+        flying = {id(row) for flight in self._flights.values() for row in flight.rows}
+        new = [row for job in waiting for row in job.rows if not row.finish and id(row) not in flying]
+        for role in dict.fromkeys(row.request.role for row in new):
+            rows = [row for row in new if row.request.role == role]
+            # arrival order must not decide how rows are batched, nor how their sums are rounded
+            rows.sort(key=lambda row: (row.prompt_ids, str(row.request.seed)))
+            self._guard(waiting, role, partial(self._join, role, rows))
+
+    def _join(self, role: str, rows: list[Row]) -> None:
+        decoder = self._decoder(role)
+        if decoder is None:
+            with self.backbone.role(role):
+                decode_rows(self.backbone, rows)
             return
-        for job, result in zip(jobs, results, strict=True):
-            job.future.set_result(result)
+        flight = self._flights.get(role) or Flight(self.backbone, decoder, self._store(role), self.usage)
+        if rows := rows[: _room(flight, rows)]:
+            self._flights[role] = flight
+            flight.join(rows)
+
+    def _guard(self, waiting: list[_Job], role: str, work: Callable[[], None]) -> None:
+        """Whatever goes wrong belongs to the callers whose rows were in it."""
+        try:
+            with self.backbone.lock, torch.no_grad():
+                work()
+        except BaseException as error:
+            self._flights.pop(role, None)
+            for job in waiting:
+                if any(row.request.role == role for row in job.rows) and not job.future.done():
+                    job.future.set_exception(error)
+
+    def _decoder(self, role: str) -> LeanDecoder | None:
+        if role not in self._decoders:
+            fits = copy_bytes(self.backbone) < free_memory() / 4
+            if not knows(self.backbone, role, fits):
+                return None
+            merged = fits and role != "base" and not self._training
+            if merged:  # one copy at a time, but for those that are being used
+                self._decoders = {name: one for name, one in self._decoders.items() if name in self._flights}
+            self._decoders[role] = LeanDecoder(self.backbone, role, merged)
+        return self._decoders[role]
+
+    def _store(self, role: str) -> PrefixStore:
+        return self._stores.setdefault(role, PrefixStore(0 if self._training else STORE_BYTES))
 
     def _grammar(self) -> Any:
         if self._grammar_tokenizer is None:
@@ -228,3 +349,18 @@ class Engine:
                 logp = token_logprobs(self.backbone, rows, mask, wanted, temperature)
                 found += [logp[i][wanted[i]].tolist() for i in range(len(prompts))]
         return found
+
+
+def _room(flight: Flight, rows: Sequence[Row]) -> int:
+    """How many of ``rows`` can join: within ``MAX_ROWS`` and ``SLOT_BYTES``, but one at least where none is there."""
+    longest, count = 0, len(flight.rows)
+    for row in flight.rows:
+        longest = max(longest, len(row.prompt_ids) + row.request.max_tokens)
+    joined = 0
+    for row in rows:
+        longest = max(longest, len(row.prompt_ids) + row.request.max_tokens)
+        count += 1
+        if count > MAX_ROWS or count * longest * flight.decoder.position_bytes > SLOT_BYTES and count > 1:
+            break
+        joined += 1
+    return joined

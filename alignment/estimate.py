@@ -17,6 +17,7 @@ from alignment.batch import width_of
 from alignment.config import BackboneConfig, PPOConfig, RewardConfig, SFTConfig
 from alignment.engine import SCORE_ROWS
 from alignment.footprint import Batch, evaluation_bytes, moment_bytes, nbytes, sampling_bytes, step_bytes, weight_bytes
+from alignment.lean import copy_bytes
 from alignment.packing import bins
 from alignment.schedule import length_grouped
 from alignment.shapes import empty_backbone
@@ -120,6 +121,8 @@ def ppo_memory(
     moments = sum(moment_bytes(backbone.parameters(role), "adamw") for role in steps)
     peaks = [_forwards(backbone, role, [batch], device) for role, batch in forwards]
     cache, sampling = sampling_bytes(backbone, "policy", ppo.batch_size, max(prompts) + ppo.max_tokens, device)
+    if backbone.config.quantization != "none" and device == "cpu":
+        sampling += copy_bytes(backbone)  # for its time the layers' weights are unpacked
     others = moments + max(*peaks, sampling)
     return _stage(backbone, steps, others, device, "adamw", ppo.gradient_checkpointing, cache)
 

@@ -164,7 +164,7 @@ def ppo(state: State, runtime: Runtime[Context]) -> State:
     if not c.finished("ppo", "policy", *(("value",) if recipe.ppo.has_value_model else ())):
         prompts, corpus = c.data.prompts["train"], plain_text(recipe.ppo.ptx_corpus, c.base)
         gold = rewards.gold_scorer(recipe.ppo)
-        with explained("ppo", c.run):
+        with explained("ppo", c.run), c.engine.for_training():
             train_ppo(c.engine, recipe.ppo, prompts, c.task.check, c.run, recipe.seed, c.report, c.score, corpus, gold)
     return {"done": [*state["done"], "ppo"]}
 

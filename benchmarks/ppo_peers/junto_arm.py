@@ -84,9 +84,10 @@ def run(settings: Settings, profile: str | None = None) -> dict[str, Any]:
         kept = RunDir(Path(folder))
         kept.create("", {})
         clock.enter("start")
-        ppo.train_ppo(
-            engine, config, rows(), lambda question, text: None, kept, settings["seed"], lambda event: None, score
-        )
+        with engine.for_training():
+            ppo.train_ppo(
+                engine, config, rows(), lambda question, text: None, kept, settings["seed"], lambda event: None, score
+            )
         clock.stop()
         curve = [row for row in kept.metrics() if row["stage"] == "ppo"]
         samples = [{key: row[key] for key in ("step", "question", "text", "reward")} for row in kept.samples()]

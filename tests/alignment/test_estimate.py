@@ -195,7 +195,7 @@ def test_sampling_holds_what_the_real_one_holds(tiny_model: Path) -> None:
     length = 30
     rows = [Row(Request([], max_tokens=length, seed=str(i)), ids) for i in range(6)]
     with backbone.role("base"), Held([*backbone.model.parameters(), *backbone.model.buffers()]) as held:
-        decode_rows(backbone, rows, lambda: None)
+        decode_rows(backbone, rows)
     assert sum(row.finish == "length" for row in rows) >= 5
     kept, peak = sampling_bytes(
         empty_backbone(config_of(tiny_model), False, "cpu"), "base", 6, len(ids) + length, "cpu"

@@ -1,0 +1,246 @@
+"""A forward for decoding: the arithmetic of a Llama-shaped decoder on tokens of many sequences laid end to end.
+
+transformers' ``generate`` spends most of a decoding step on a CPU outside of its matrix products: masks and caches are
+made anew, padding is computed, and the adapters add two small products to each layer. Here linear layers see all tokens
+of all rows as one matrix without padding, each row's keys and values stay in a slot of its own, and the adapter can be
+merged into a copy of the weights. No gradients. Formulas: Llama (arXiv 2302.13971, section 2.2), rotary embedding
+(arXiv 2104.09864, equation 34), grouped queries (arXiv 2305.13245).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from alignment.backbone import Backbone
+from alignment.weights import DTYPES, dequantized
+
+ARCHITECTURES = ("LlamaModel", "Qwen2Model")
+GROW = 64  # positions; the room of a slot is a multiple of it
+
+
+class Span(NamedTuple):
+    """``length`` new tokens of one row, from position ``start`` on, whose keys and values go into ``slot``."""
+
+    slot: int
+    start: int
+    length: int
+
+
+class Slots:
+    """Keys and values of rows: [layers, slots, positions, keys and values, kv heads, head size]."""
+
+    def __init__(self, layers: int, heads: int, size: int, dtype: torch.dtype) -> None:
+        self.states = torch.empty((layers, 0, 0, 2, heads, size), dtype=dtype)
+
+    def fit(self, rows: int, positions: int) -> None:
+        """Room for so many rows of so many positions; what is there stays."""
+        layers, had_rows, had, *rest = self.states.shape
+        if rows <= had_rows and positions <= had:
+            return
+        if positions > had:  # by half at least, or a long row would be copied over and over
+            positions = max(-(-positions // GROW) * GROW, had + had // 2)
+        new = torch.zeros((layers, max(rows, had_rows), max(positions, had), *rest), dtype=self.states.dtype)
+        new[:, :had_rows, :had] = self.states
+        self.states = new
+
+    def copy(self, source: int, target: int, positions: int) -> None:
+        self.states[:, target, :positions] = self.states[:, source, :positions]
+
+    def take(self, slot: int, positions: int) -> Tensor:
+        """A copy of the first positions of a slot, [layers, positions, 2, kv heads, head size]."""
+        return self.states[:, slot, :positions].clone()
+
+    def put(self, slot: int, kept: Tensor, positions: int) -> None:
+        self.states[:, slot, :positions] = kept[:, :positions]
+
+
+class _Linear(NamedTuple):
+    """x W' + b, and s x A' B' where an adapter stands beside the weight."""
+
+    weight: Tensor
+    bias: Tensor | None
+    a: Tensor | None = None
+    b: Tensor | None = None  # with the scale in it
+
+    def __call__(self, x: Tensor) -> Tensor:
+        out = functional.linear(x, self.weight, self.bias)
+        if self.a is not None and self.b is not None:
+            out = torch.addmm(out, x @ self.a, self.b)
+        return out
+
+
+class _Layer(NamedTuple):
+    before: Tensor  # weights of the two norms
+    after: Tensor
+    qkv: Sequence[_Linear]
+    o: Sequence[_Linear]
+    gate_up: Sequence[_Linear]
+    down: Sequence[_Linear]
+
+
+def knows(backbone: Backbone, role: str, copies: bool) -> bool:
+    """Whether ``LeanDecoder`` computes this model's forward; without ``copies`` not that of a quantized one."""
+    decoder = backbone.causal_lm.get_decoder()
+    config = decoder.config
+    rope = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
+    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+    return (
+        type(decoder).__name__ in ARCHITECTURES
+        and (config.hidden_act, rope, kinds) == ("silu", "default", {"full_attention"})
+        and role not in backbone.virtual
+        and backbone.device.type == "cpu"
+        and (copies or backbone.config.quantization == "none")
+    )
+
+
+def copy_bytes(backbone: Backbone) -> int:
+    """Bytes of the layers' weights in the compute dtype: those of a merged copy."""
+    size = DTYPES[backbone.config.compute_dtype].itemsize
+    layers = backbone.causal_lm.get_decoder().layers
+    return sum(size * m.in_features * m.out_features for m in layers.modules() if isinstance(m, nn.Linear))
+
+
+class LeanDecoder:
+    """The forward of one role. It holds the weights as they were when it was made."""
+
+    def __init__(self, backbone: Backbone, role: str, merged: bool) -> None:
+        """``merged``: a copy of the weights with the adapter in them, in the compute dtype; otherwise the model's own
+        weights (quantized ones are unpacked into a copy all the same) and the adapter beside them."""
+        decoder = backbone.causal_lm.get_decoder()
+        self.dtype = DTYPES[backbone.config.compute_dtype]
+        self.config = decoder.config
+        self.embedding: Tensor = decoder.embed_tokens.weight
+        self.head_size = getattr(self.config, "head_dim", None) or decoder.config.hidden_size // self.query_heads
+        self.layers = [_layer(layer, role, merged, self.dtype) for layer in decoder.layers]
+        self.norm: Tensor = decoder.norm.weight
+        self.rotary = decoder.rotary_emb
+        self._angles = (torch.empty(0), torch.empty(0))
+
+    @property
+    def query_heads(self) -> int:
+        return self.config.num_attention_heads
+
+    @property
+    def kv_heads(self) -> int:
+        return self.config.num_key_value_heads
+
+    @property
+    def position_bytes(self) -> int:
+        """Bytes of the keys and values of one token."""
+        return 2 * len(self.layers) * self.kv_heads * self.head_size * self.dtype.itemsize
+
+    def slots(self) -> Slots:
+        return Slots(len(self.layers), self.kv_heads, self.head_size, self.dtype)
+
+    def __call__(self, ids: Tensor, spans: Sequence[Span], slots: Slots) -> Tensor:
+        """Hidden states [N, H] of ``ids`` int64 [N], the new tokens of ``spans`` one after the other. Their keys and
+        values join those that their slots hold already."""
+        slots.fit(max(s.slot for s in spans) + 1, max(s.start + s.length for s in spans))
+        room = slots.states.shape[2]
+        positions = torch.cat([torch.arange(s.start, s.start + s.length) for s in spans])
+        places = torch.cat([torch.arange(s.start, s.start + s.length) + s.slot * room for s in spans])
+        cos, sin = (part[positions].unsqueeze(1) for part in self._rotation(int(positions.max()) + 1))
+        single = all(s.length == 1 for s in spans) and [s.slot for s in spans] == list(range(len(spans)))
+        mask = _lengths_mask(spans, self.dtype) if single else None
+        count, epsilon, rotated = len(ids), self.config.rms_norm_eps, self.query_heads + self.kv_heads
+        x = functional.embedding(ids, self.embedding)
+        for layer, cache in zip(self.layers, slots.states, strict=True):
+            states = _apply(layer.qkv, _rms_norm(x, layer.before, epsilon)).view(count, -1, self.head_size)
+            _rotate(states[:, :rotated], cos, sin)
+            own = states[:, self.query_heads :].reshape(count, 2, self.kv_heads, self.head_size)
+            cache.flatten(0, 1).index_copy_(0, places, own)
+            queries = states[:, : self.query_heads]
+            if mask is not None:
+                # the queries of one group stand in for positions: all see the same keys
+                seen = cache[:count, : mask.shape[-1]].permute(2, 0, 3, 1, 4)
+                grouped = queries.view(count, self.kv_heads, -1, self.head_size)
+                mixed = functional.scaled_dot_product_attention(grouped, seen[0], seen[1], attn_mask=mask)
+            else:
+                mixed = _attend(queries, spans, cache)
+            x = x + _apply(layer.o, mixed.reshape(count, -1))
+            gate, up = _apply(layer.gate_up, _rms_norm(x, layer.after, epsilon)).chunk(2, dim=-1)
+            x = x + _apply(layer.down, functional.silu(gate).mul_(up))
+        return _rms_norm(x, self.norm, epsilon)
+
+    def _rotation(self, positions: int) -> tuple[Tensor, Tensor]:
+        """Cosines, and sines with the sign of their half, [positions, head size], from the model's own module."""
+        if len(self._angles[0]) < positions:
+            wanted = torch.arange(-(-positions // 256) * 256).unsqueeze(0)
+            cos, sin = (part[0] for part in self.rotary(self.embedding[:1], wanted))
+            sin[:, : self.head_size // 2].neg_()
+            self._angles = cos, sin
+        return self._angles
+
+
+def _attend(queries: Tensor, spans: Sequence[Span], cache: Tensor) -> Tensor:
+    """[N, heads, head size]: the tokens of each span on what its slot of ``cache`` holds up to them."""
+    mixed = []
+    for (slot, start, length), own in zip(spans, queries.split([s.length for s in spans]), strict=True):
+        keys, values = cache[slot, : start + length].permute(1, 2, 0, 3).unsqueeze(1)
+        mask = torch.ones((length, start + length), dtype=torch.bool).tril(start) if start else None
+        out = functional.scaled_dot_product_attention(
+            own.transpose(0, 1).unsqueeze(0), keys, values, attn_mask=mask, is_causal=not start, enable_gqa=True
+        )
+        mixed.append(out[0].transpose(0, 1))
+    return torch.cat(mixed)
+
+
+def _apply(linears: Sequence[_Linear], x: Tensor) -> Tensor:
+    return linears[0](x) if len(linears) == 1 else torch.cat([one(x) for one in linears], dim=-1)
+
+
+def _rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
+    wide = x.float()
+    return weight * (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + epsilon)).to(x.dtype)
+
+
+def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> None:
+    """In place, of [N, heads, head size]; ``sin`` carries the sign of the half that it is for."""
+    halves = x.unflatten(-1, (2, -1)).flip(-2).flatten(-2)
+    x.mul_(cos).add_(halves.mul_(sin))
+
+
+def _lengths_mask(spans: Sequence[Span], dtype: torch.dtype) -> Tensor:
+    """[rows, 1, 1, positions] to be added to scores: 0 up to a row's own position, minus infinity behind it."""
+    last = torch.tensor([s.start for s in spans]).unsqueeze(1)
+    hidden = torch.arange(int(last.max()) + 1).unsqueeze(0) > last
+    return torch.zeros(hidden.shape, dtype=dtype).masked_fill(hidden, -torch.inf)[:, None, None]
+
+
+def _layer(layer: Any, role: str, merged: bool, dtype: torch.dtype) -> _Layer:
+    attention, mlp = layer.self_attn, layer.mlp
+
+    def group(*modules: nn.Module) -> list[_Linear]:
+        parts = [_linear(module, role, merged, dtype) for module in modules]
+        if not merged or len(parts) == 1:
+            return parts
+        biases = [torch.zeros(len(p.weight), dtype=dtype) if p.bias is None else p.bias for p in parts]
+        bias = torch.cat(biases) if any(p.bias is not None for p in parts) else None
+        return [_Linear(torch.cat([p.weight for p in parts]), bias)]
+
+    return _Layer(
+        layer.input_layernorm.weight,
+        layer.post_attention_layernorm.weight,
+        group(attention.q_proj, attention.k_proj, attention.v_proj),
+        group(attention.o_proj),
+        group(mlp.gate_proj, mlp.up_proj),
+        group(mlp.down_proj),
+    )
+
+
+def _linear(module: Any, role: str, merged: bool, dtype: torch.dtype) -> _Linear:
+    base = getattr(module, "base_layer", module)
+    own = role in getattr(module, "lora_A", {})
+    weight = base.weight.detach() if base.weight.dtype == dtype else dequantized(base).to(dtype)
+    bias = None if base.bias is None else base.bias.detach().to(dtype)
+    if not own:
+        return _Linear(weight, bias)
+    a, b = module.lora_A[role].weight.detach(), module.lora_B[role].weight.detach() * module.scaling[role]
+    if merged:
+        return _Linear((dequantized(base) + b @ a).to(dtype), bias)
+    return _Linear(weight, bias, a.t().to(dtype).contiguous(), b.t().to(dtype).contiguous())

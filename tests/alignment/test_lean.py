@@ -1,0 +1,215 @@
+"""The lean forward against transformers' own, and rows that join and leave while others are written."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import LlamaConfig, MistralConfig, Qwen2Config
+
+from alignment.backbone import Backbone
+from alignment.config import BackboneConfig, LoraSettings
+from alignment.decoding import _draw
+from alignment.engine import Engine, Request
+from alignment.flight import PrefixStore, overlap
+from alignment.lean import LeanDecoder, Span, knows
+
+SHAPE: dict[str, Any] = {
+    "vocab_size": 97,
+    "hidden_size": 48,
+    "intermediate_size": 80,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 256,
+}
+TEXTS = [[5, 9, 11, 2, 40], [5, 9], [5, 9, 11, 2, 7, 8, 1, 30, 31, 32, 33]]
+
+
+def backbone_of(config: Any, **settings: Any) -> Backbone:
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").float().eval()
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias"):
+            torch.nn.init.normal_(parameter)
+    plain = BackboneConfig(model="x", quantization="none", compute_dtype="float32", lora=LoraSettings(rank=4))
+    backbone = Backbone.around(plain, model)
+    backbone.add_role("sft", seed=0)
+    for parameter in backbone.parameters("sft"):
+        torch.nn.init.normal_(parameter, std=0.1)
+    return backbone
+
+
+@pytest.mark.parametrize("config", [LlamaConfig(**SHAPE), Qwen2Config(**SHAPE)], ids=["llama", "qwen2"])
+@pytest.mark.parametrize("role", ["base", "sft"])
+@pytest.mark.parametrize("merged", [False, True])
+def test_hidden_states_are_those_of_transformers(config: Any, role: str, merged: bool) -> None:
+    """Prompts of several lengths at once, then a token of each, then several tokens of one."""
+    backbone = backbone_of(config)
+    decoder = LeanDecoder(backbone, role, merged)
+    slots = decoder.slots()
+
+    def theirs(ids: list[int]) -> torch.Tensor:
+        tokens = torch.tensor([ids])
+        with backbone.role(role):
+            return backbone.hidden(tokens, torch.ones_like(tokens)).last_hidden_state[0]
+
+    with torch.no_grad():
+        flat = torch.tensor([token for text in TEXTS for token in text])
+        found = decoder(flat, [Span(i, 0, len(text)) for i, text in enumerate(TEXTS)], slots)
+        for part, text in zip(found.split([len(text) for text in TEXTS]), TEXTS, strict=True):
+            torch.testing.assert_close(part, theirs(text), atol=2e-5, rtol=1e-4)
+        found = decoder(torch.tensor([3, 4, 6]), [Span(i, len(text), 1) for i, text in enumerate(TEXTS)], slots)
+        for state, text, token in zip(found, TEXTS, [3, 4, 6], strict=True):
+            torch.testing.assert_close(state, theirs([*text, token])[-1], atol=2e-5, rtol=1e-4)
+        slots.fit(6, 16)
+        slots.copy(2, 5, 4)  # a row that begins as the third one
+        found = decoder(torch.tensor([50, 51]), [Span(5, 4, 2)], slots)
+        torch.testing.assert_close(found, theirs([*TEXTS[2][:4], 50, 51])[-2:], atol=2e-5, rtol=1e-4)
+
+
+def test_other_architectures_are_left_to_transformers() -> None:
+    assert knows(backbone_of(LlamaConfig(**SHAPE)), "sft", copies=True)
+    assert not knows(backbone_of(MistralConfig(**SHAPE)), "sft", copies=True)
+    scaled = LlamaConfig(**SHAPE, rope_parameters={"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4})
+    assert not knows(backbone_of(scaled), "sft", copies=True)
+    assert not knows(backbone_of(LlamaConfig(**SHAPE | {"hidden_act": "gelu"})), "sft", copies=True)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.floats(0, 1), min_size=2, max_size=700), st.floats(0, 1, exclude_max=True))
+def test_a_token_is_drawn_by_the_inverse_of_the_distribution(weights: list[float], uniform: float) -> None:
+    if sum(weights) < 1e-3:
+        weights[len(weights) // 2] = 1.0
+    found = _draw(torch.tensor([weights]), [uniform])[0]
+    ends = torch.tensor(weights, dtype=torch.float32).double().cumsum(0)
+    wanted = uniform * float(ends[-1])
+    assert weights[found] > 0
+    before = float(ends[found - 1]) if found else 0.0
+    assert before - 1e-3 <= wanted <= float(ends[found]) + 1e-3
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.integers(0, 2), max_size=12), st.lists(st.integers(0, 2), max_size=12))
+def test_overlap_is_the_common_prefix(a: list[int], b: list[int]) -> None:
+    length = overlap(a, b)
+    assert a[:length] == b[:length] and (length in (len(a), len(b)) or a[length] != b[length])
+
+
+def test_the_store_forgets_what_was_used_least_recently() -> None:
+    states = torch.zeros(1, 16, 2, 1, 4)  # 512 bytes
+    store = PrefixStore(limit=1024)
+    first, second, third = ([i] * 16 for i in (1, 2, 3))
+    store.keep(first, states)
+    store.keep(second, states)
+    assert store.best([*first, 9])[0] == 16
+    store.keep(third, states)
+    assert [ids for ids, _ in store.entries] == [first, third]
+    assert store.best(second) == (0, None) and store.best(third[:3]) == (0, None)
+    store.keep([*third, 5], states)  # what it begins with is in it
+    assert [ids for ids, _ in store.entries] == [first, [*third, 5]]
+
+
+@pytest.fixture
+def engine(tiny_model: Path) -> Iterator[Engine]:
+    config = BackboneConfig(model=str(tiny_model), quantization="none", compute_dtype="float32")
+    with Engine(Backbone(config)) as engine:
+        yield engine
+
+
+def ask(text: str, tokens: int = 12, **settings: Any) -> Request:
+    return Request([{"role": "user", "content": text}], role="base", max_tokens=tokens, **settings)
+
+
+def test_a_short_row_does_not_wait_for_a_long_one(engine: Engine) -> None:
+    alone = engine.generate([ask("1 2", seed=3)])[0]
+    long = engine.stream(ask("4 7 8 8", tokens=100_000, seed=next_long(engine)))
+    next(long)
+    began = time.monotonic()
+    assert engine.generate([ask("1 2", seed=3)])[0].ids == alone.ids
+    assert engine.logprobs([[{"role": "user", "content": "1"}]], [[5]], "base")
+    assert time.monotonic() - began < 60  # it would never come back otherwise
+    long.close()
+
+
+def next_long(engine: Engine) -> int:
+    """A seed whose row does not end by itself soon."""
+    return next(i for i in range(50) if engine.generate([ask("4 7 8 8", tokens=300, seed=i)])[0].finish == "length")
+
+
+def test_what_is_in_the_store_is_not_read_again_and_changes_nothing(engine: Engine) -> None:
+    text = "the quick brown fox makes 24 of 4 7 8 8 " * 3
+    first = engine.generate([ask(text, seed=1)])[0]
+    read = engine.usage.read
+    again = engine.generate([ask(text, seed=1)])[0]
+    assert again.ids == first.ids and engine.usage.read - read == 1  # the last token, for its hidden state
+    with engine.for_training():
+        read = engine.usage.read
+        assert engine.generate([ask(text, seed=1)])[0].ids == first.ids
+        assert engine.usage.read - read == first.prompt_tokens
+    read = engine.usage.read
+    engine.generate([ask(text, seed=i) for i in range(16)])
+    assert engine.usage.read - read == first.prompt_tokens  # once for all
+
+
+def test_changed_weights_are_not_answered_from_the_store(engine: Engine) -> None:
+    backbone = engine.backbone
+    backbone.add_role("sft", seed=0)
+    request = Request([{"role": "user", "content": "4 7 8 8"}], role="sft", max_tokens=12, temperature=0)
+    before = engine.generate([request])[0]
+    with backbone.role("sft", train=True):
+        for parameter in backbone.parameters("sft"):
+            torch.nn.init.normal_(parameter, std=0.3)
+    after = engine.generate([request])[0]
+    assert after.ids != before.ids
+    logp = engine.logprobs([request.prompt], [after.ids], "sft")[0]
+    assert after.logprob == pytest.approx(sum(logp), abs=1e-3)
+
+
+def test_more_rows_than_fit_are_written_one_after_the_other(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    requests = [ask(f"{i} 7 8 8", seed=i) for i in range(7)]
+    want = [done.ids for done in engine.generate(requests)]
+    monkeypatch.setattr("alignment.engine.MAX_ROWS", 2)
+    assert [done.ids for done in engine.generate(requests)] == want
+    monkeypatch.setattr("alignment.engine.SLOT_BYTES", 1)
+    assert [done.ids for done in engine.generate(requests)] == want
+
+
+@pytest.mark.parametrize("quantization", ["nf4", "int8"])
+@pytest.mark.parametrize("training", [False, True])
+def test_quantized_weights_are_unpacked_and_mean_the_same(tiny_model: Path, quantization: Any, training: bool) -> None:
+    """The log-probabilities of what was written are those of the forward that trains."""
+    config = BackboneConfig(model=str(tiny_model), quantization=quantization, compute_dtype="float32")
+    backbone = Backbone(config)
+    backbone.add_role("sft", seed=0)
+    for parameter in backbone.parameters("sft"):
+        torch.nn.init.normal_(parameter, std=0.1)
+    request = Request([{"role": "user", "content": "4 7 8 8"}], role="sft", max_tokens=12, seed=1)
+    with Engine(backbone) as engine:
+        with engine.for_training() if training else nullcontext():
+            assert engine._decoder("sft") is not None
+            done = engine.generate([request])[0]
+        again = engine.logprobs([request.prompt], [done.ids], "sft")[0]
+    assert done.logprob == pytest.approx(sum(again), abs=1e-3)
+
+
+def test_what_goes_wrong_while_a_copy_is_made_reaches_the_caller(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise MemoryError("no room for a copy")
+
+    monkeypatch.setattr("alignment.engine.LeanDecoder", full)
+    with pytest.raises(MemoryError, match="no room"):
+        engine.generate([ask("1 2")])
+    monkeypatch.undo()
+    assert engine.generate([ask("1 2")])[0].ids
