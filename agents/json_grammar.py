@@ -69,7 +69,9 @@ def bounded(schema: Any) -> Any:
 def _bounded_part(key: str, value: Any) -> Any:
     if key in ("properties", "$defs", "definitions") and isinstance(value, dict):
         return {name: bounded(part) for name, part in value.items()}
-    if key in ("anyOf", "oneOf", "allOf", "prefixItems") and isinstance(value, list):
+    # the parts of an allOf hold together: none of them may rule out what another one names
+    lists = ("anyOf", "oneOf", "prefixItems") + (("allOf",) if isinstance(value, list) and len(value) == 1 else ())
+    if key in lists and isinstance(value, list):
         return [bounded(part) for part in value]
     return bounded(value) if key in ("items", "additionalProperties") else value
 

@@ -13,6 +13,7 @@ from langchain_core.outputs import Generation
 from langchain_core.runnables import Runnable, RunnableMap, RunnablePassthrough
 from langchain_core.utils.function_calling import convert_to_json_schema
 from langchain_core.utils.pydantic import is_basemodel_subclass
+from pydantic import BaseModel
 
 
 class WholeJson(JsonOutputParser):
@@ -63,5 +64,7 @@ def json_replies(
 
 def as_json_schema(schema: dict[str, Any] | type) -> dict[str, Any]:
     """A pydantic class, a TypedDict or a tool in another provider's format as a JSON schema; such a schema itself."""
+    if isinstance(schema, type) and issubclass(schema, BaseModel):
+        return schema.model_json_schema()  # LangChain's own conversion loses classes that refer to themselves
     tool_formats = {"function", "parameters", "input_schema", "toolSpec"}
     return schema if isinstance(schema, dict) and not tool_formats & schema.keys() else convert_to_json_schema(schema)

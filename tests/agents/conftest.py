@@ -98,6 +98,8 @@ def taught_model(wide_model: Path, tmp_path_factory: pytest.TempPathFactory) -> 
             break
         optimizer.step()
         optimizer.zero_grad()
+    else:
+        raise AssertionError(f"the lessons were not learnt in {STEPS} steps; the losses are {losses}")
     folder = tmp_path_factory.mktemp("models") / "taught"
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

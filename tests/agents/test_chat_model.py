@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from langchain.agents import create_agent
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.exceptions import ContextOverflowError
 from langchain_core.language_models import BaseChatModel
@@ -94,6 +95,21 @@ class TestIntegration(Standard, ChatModelIntegrationTests):
     @pytest.fixture
     def anyio_backend(self) -> str:
         return "asyncio"
+
+
+def test_an_agent_of_langchain_calls_a_tool_and_ends(taught_engine: Engine) -> None:
+    asked: list[str] = []
+
+    def get_weather(location: str) -> str:
+        """Get the weather at a location."""
+        asked.append(location)
+        return "It's sunny."
+
+    agent = create_agent(ChatModel(engine=taught_engine, temperature=0), [get_weather])
+    messages = agent.invoke({"messages": [HumanMessage("What is the weather in San Francisco, CA?")]})["messages"]
+    assert asked == ["San Francisco, CA"]
+    assert [type(m) for m in messages] == [HumanMessage, AIMessage, ToolMessage, AIMessage]
+    assert messages[-1].content == "Sunny."
 
 
 def test_invoke_is_the_engines_completion(engine: Engine, model: ChatModel) -> None:

@@ -148,6 +148,7 @@ def test_structured_output_is_valid(model: ChatModel, method: Any) -> None:
 def test_schemas_without_a_title_and_with_references(model: ChatModel) -> None:
     untitled = {"type": "object", "properties": {"left": {"type": "boolean"}}, "required": ["left"]}
     assert model.with_structured_output(untitled).invoke(QUESTION)["left"] in (True, False)
+    assert isinstance(model.with_structured_output(Tree).invoke(QUESTION), Tree)
     assert Tree.model_validate(model.with_structured_output(Tree.model_json_schema()).invoke(QUESTION))
     streamed = list(model.with_structured_output(untitled).stream(QUESTION))
     assert streamed[-1].keys() == {"left"}
@@ -201,6 +202,12 @@ def test_bounds() -> None:
     }
     assert bounded({"type": "string", "minLength": 2000})["maxLength"] == 2000
     assert bounded(True) is True
+
+
+def test_parts_that_hold_together_are_left_open() -> None:
+    both = {"allOf": [{"properties": {name: {"type": "boolean"}}, "required": [name]} for name in ("left", "right")]}
+    assert bounded(both) == both
+    assert bounded({"allOf": [{"type": "string"}]}) == {"allOf": [{"type": "string", "maxLength": MAX_STRING}]}
 
 
 def test_names_and_properties_are_quoted(engine: Engine) -> None:
