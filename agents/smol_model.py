@@ -9,7 +9,8 @@ from smolagents import ChatMessage, MessageRole, Model, Tool
 from smolagents.models import tool_role_conversions
 from smolagents.monitoring import TokenUsage
 
-from agents.chat_model import cut, joined_text, writer
+from agents.chat_model import cut, writer
+from agents.prompt import joined_text
 from alignment.engine import Engine, Request
 
 

@@ -22,12 +22,19 @@ MIN_SHARED_PREFIX = 8  # tokens; below it, expanding a cache costs more than it 
 
 
 @dataclass(frozen=True)
+class Lark:
+    """A context-free grammar in llguidance's dialect of Lark, where ``%json {...}`` stands for JSON of a schema."""
+
+    text: str
+
+
+@dataclass(frozen=True)
 class Request:
     """What to write.
 
     ``prefix`` is assistant text that stands already; ``temperature`` 0 is greedy; ``stop`` strings end a row and are
-    kept in its text; ``grammar`` is a regular expression of the whole completion; ``seed`` names the row's own
-    random stream, so that its tokens do not depend on which rows it is batched with.
+    kept in its text; ``grammar`` is a regular expression of the whole completion, or a ``Lark`` grammar; ``seed`` names
+    the row's own random stream, so that its tokens do not depend on which rows it is batched with.
     """
 
     prompt: Prompt
@@ -37,7 +44,7 @@ class Request:
     temperature: float = 1.0
     seed: int | str = 0
     stop: tuple[str, ...] = ()
-    grammar: str | None = None
+    grammar: str | Lark | None = None
 
 
 @dataclass(frozen=True)
@@ -191,11 +198,15 @@ def _finish(backbone: Backbone, row: Row, token: int) -> None:
             row.emitted = len(ready)
 
 
-def matcher_of(regex: str, grammar_tokenizer: Any) -> Any:
-    """Of a regular expression; raises ValueError for one that llguidance cannot read."""
+def matcher_of(grammar: str | Lark, grammar_tokenizer: Any) -> Any:
+    """Of a regular expression or a Lark grammar; raises ValueError for one that llguidance cannot read."""
     from llguidance import LLMatcher
 
-    matcher = LLMatcher(grammar_tokenizer, LLMatcher.grammar_from_regex(regex))
+    if isinstance(grammar, Lark):
+        compiled = LLMatcher.grammar_from_lark(grammar.text)
+    else:
+        compiled = LLMatcher.grammar_from_regex(grammar)
+    matcher = LLMatcher(grammar_tokenizer, compiled)
     if matcher.get_error():
-        raise ValueError(f"the grammar {regex!r} cannot be used: {matcher.get_error()}")
+        raise ValueError(f"the grammar {grammar!r} cannot be used: {matcher.get_error()}")
     return matcher

@@ -25,7 +25,7 @@ from torch import Tensor
 from alignment.backbone import Backbone
 from alignment.batch import encode_scored, pad, token_logprobs
 from alignment.config import BackboneConfig
-from alignment.decoding import Completion, Prompt, Request, Row, decode_rows, matcher_of, prefill
+from alignment.decoding import Completion, Lark, Prompt, Request, Row, decode_rows, matcher_of, prefill
 from alignment.errors import SetupError
 from alignment.flight import Flight, PrefixStore, Usage
 from alignment.lean import LeanDecoder, copy_bytes, knows
@@ -38,7 +38,7 @@ SLOT_BYTES = 2**30  # of keys and values of the rows of one role that are being 
 STORE_BYTES = 2**28  # of those of finished rows, kept for texts that begin in the same way
 SCORE_ROWS = 32  # rows per forward of scores and log-probabilities
 
-__all__ = ["Completion", "Engine", "Request"]
+__all__ = ["Completion", "Engine", "Lark", "Request"]
 
 
 @dataclass
