@@ -84,7 +84,7 @@ def _alive(state: tuple, target: Fraction | int, whole: bool) -> bool:
 
 
 def _results(a: Fraction | int, b: Fraction | int, whole: bool) -> set:
-    found = {a + b, a * b, a - b, b - a}
+    found: set = {a + b, a * b, a - b, b - a}
     for x, y in ((a, b), (b, a)):
         if y and not (whole and x % y):
             found.add(x // y if whole else x / y)
