@@ -154,10 +154,9 @@ def key(question: str) -> str:
 
 def steps(question: str) -> list[Step]:
     """The operations that a story asks for. Raises UsageError where it is no story."""
-    sentences = re.findall(r"[^.?]+[.?]", question)
-    sentences = [sentence.strip() for sentence in sentences]
+    sentences = re.findall(r"\S[^.?]*[.?]", question)
     first = re.fullmatch(r"([A-Z][a-z]+) has ([1-9]\d{0,2}) ([a-z]+)\.", sentences[0]) if sentences else None
-    if first is None or first[1] not in NAMES or first[3] not in UNITS or "".join(sentences) != _joined(question):
+    if first is None or first[1] not in NAMES or first[3] not in UNITS or " ".join(sentences) != question:
         raise UsageError(f"{_short(question)} is no story of this task; tell one such as {EXAMPLE}")
     name, amount, unit = first[1], int(first[2]), first[3]
     found: list[Step] = []
@@ -287,10 +286,6 @@ def _step(a: int, op: str, b: int, unit: str) -> Step:
 def _text(step: Step) -> str:
     a, op, b, value, unit = step
     return f"{a} {op} {b} = {value} {unit}"
-
-
-def _joined(question: str) -> str:
-    return re.sub(r"(?<=[.?]) ", "", question)
 
 
 def _short(question: str) -> str:

@@ -145,7 +145,8 @@ def solution(question: str) -> list[str]:
 
 def read(question: str) -> tuple[Places, list[Move], str]:
     """Where things are at first, the moves, and the object asked for. Raises UsageError where it is no question."""
-    sentences = re.findall(r"\S[^.?]*[.?]", question)
+    told = re.findall(r"\S[^.?]*[.?]", question)
+    sentences = list(told)
     places: Places = {}
     while sentences and (found := re.fullmatch(PLACED, sentences[0])):
         name = found[1].removeprefix("The ")
@@ -154,7 +155,7 @@ def read(question: str) -> tuple[Places, list[Move], str]:
         places[name] = found[2]
         sentences.pop(0)
     asked = re.fullmatch(ASKED, sentences[-1]) if sentences else None
-    if asked is None or asked[1] not in OBJECTS or asked[1] not in places or " ".join(question.split()) != question:
+    if asked is None or asked[1] not in OBJECTS or asked[1] not in places or " ".join(told) != question:
         raise UsageError(f"the question must end by asking for an object that it has placed, for example {EXAMPLE}")
     moves = [_move(sentence) for sentence in sentences[:-1]]
     if not moves:
@@ -219,7 +220,8 @@ def key(question: str) -> str:
 
 
 def draw(rng: random.Random, options: Options) -> str:
-    """A question of ``min_moves`` to ``max_moves`` moves about an object that was handled, if any was."""
+    """A question of ``min_moves`` to ``max_moves`` moves, each of which changes a place. Most are about an object that
+    was handled."""
     rooms = rng.sample(ROOMS, options.rooms)
     people, objects = rng.sample(PEOPLE, options.people), rng.sample(OBJECTS, options.objects)
     containers = rng.sample(CONTAINERS, options.containers)
@@ -230,12 +232,15 @@ def draw(rng: random.Random, options: Options) -> str:
         legal: list[Move] = []
         while not legal:
             verb = rng.choice(list(MOVES))
-            legal = [move for move in _moves(verb, places, rooms) if apply(places, move)]
+            legal = [move for move in _moves(verb, places, rooms) if apply(places, move) not in (None, places)]
         moves.append(rng.choice(legal))
         places = apply(places, moves[-1]) or places
-    handled = [name for name in objects if places[name] != start[name]] or objects
+    handled = [name for name in objects if any(name in move for move in moves)]
+    if not handled and rng.random() < 0.9:
+        return draw(rng, options)
+    asked = rng.choice(handled or objects)
     setup = [f"{name if name in PEOPLE else f'The {name}'} is in the {room}." for name, room in start.items()]
-    return " ".join([*setup, *map(_sentence, moves), f"Which room is the {rng.choice(handled)} in?"])
+    return " ".join([*setup, *map(_sentence, moves), f"Which room is the {asked} in?"])
 
 
 def _moves(verb: str, places: Places, rooms: Sequence[str]) -> Iterator[Move]:
