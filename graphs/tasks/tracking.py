@@ -179,8 +179,7 @@ def apply(places: Places, move: Move) -> Places | None:
     verb, person, *names = move
     if not {person, *(name for name in names if name not in ROOMS)} <= places.keys():
         return None
-    room = places[person]
-    near = (room, person)  # places within reach
+    near = (room := places[person], person)  # places within reach
     match verb, names:
         case "walk", [to] if to != room:
             return places | {person: to}
@@ -220,27 +219,30 @@ def key(question: str) -> str:
 
 
 def draw(rng: random.Random, options: Options) -> str:
-    """A question of ``min_moves`` to ``max_moves`` moves, each of which changes a place. Most are about an object that
-    was handled."""
+    """A question of ``min_moves`` to ``max_moves`` moves, each of which changes a place."""
     rooms = rng.sample(ROOMS, options.rooms)
     people, objects = rng.sample(PEOPLE, options.people), rng.sample(OBJECTS, options.objects)
-    containers = rng.sample(CONTAINERS, options.containers)
-    start = {name: rng.choice(rooms) for name in (*people, *containers, *objects)}
-    places, moves = start, []
-    for _ in range(rng.randint(options.min_moves, options.max_moves)):
-        # the verb first: there are many more walks than other moves
-        legal: list[Move] = []
-        while not legal:
-            verb = rng.choice(list(MOVES))
-            legal = [move for move in _moves(verb, places, rooms) if apply(places, move) not in (None, places)]
-        moves.append(rng.choice(legal))
-        places = apply(places, moves[-1]) or places
-    handled = [name for name in objects if any(name in move for move in moves)]
-    if not handled and rng.random() < 0.9:
-        return draw(rng, options)
-    asked = rng.choice(handled or objects)
+    # most ask for an object that was carried elsewhere: otherwise its first room would nearly always be the answer
+    away = rng.random() < 0.7
+    for _ in range(30):
+        start = {name: rng.choice(rooms) for name in (*people, *rng.sample(CONTAINERS, options.containers), *objects)}
+        moves, end = _wander(rng, start, rooms, rng.randint(options.min_moves, options.max_moves))
+        fit = [o for o in objects if (room_of(end, o) != start[o] if away else any(o in move for move in moves))]
+        if fit:
+            break
+    asked = rng.choice(fit or objects)
     setup = [f"{name if name in PEOPLE else f'The {name}'} is in the {room}." for name, room in start.items()]
     return " ".join([*setup, *map(_sentence, moves), f"Which room is the {asked} in?"])
+
+
+def _wander(rng: random.Random, places: Places, rooms: Sequence[str], count: int) -> tuple[list[Move], Places]:
+    moves: list[Move] = []
+    while len(moves) < count:
+        verb = rng.choice(list(MOVES))  # the verb first: there are many more walks than other moves
+        if legal := [move for move in _moves(verb, places, rooms) if apply(places, move) not in (None, places)]:
+            moves.append(rng.choice(legal))
+            places = apply(places, moves[-1]) or places
+    return moves, places
 
 
 def _moves(verb: str, places: Places, rooms: Sequence[str]) -> Iterator[Move]:
@@ -255,13 +257,12 @@ def _moves(verb: str, places: Places, rooms: Sequence[str]) -> Iterator[Move]:
 def slip(question: str) -> generated.Slip:
     """What makes a wrong text of a line: the move was overlooked, or one thing is said to be elsewhere; for the answer,
     another room."""
-    start, moves, _ = read(question)
+    start, moves, asked = read(question)
     states = [start, *track(start, moves)]
-    lines = solution(question)
 
     def wrong(rng: random.Random, at: int) -> str:
         if at == len(moves):
-            return ANSWER + rng.choice([room for room in ROOMS if ANSWER + room != lines[at]])
+            return ANSWER + rng.choice([room for room in ROOMS if room != room_of(states[-1], asked)])
         before, after = states[at], states[at + 1]
         if before != after and rng.random() < 0.5:
             return _text(before)

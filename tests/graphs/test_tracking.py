@@ -152,6 +152,14 @@ def test_rows_do_what_they_say() -> None:
         assert sound(right, good) and not sound(right, bad)
 
 
+def test_the_first_room_is_seldom_the_answer() -> None:
+    rng = Random(0)
+    questions = [tracking.draw(rng, tracking.Options()) for _ in range(200)]
+    first = [tracking.read(question)[0][question.split()[-2]] for question in questions]
+    same = sum(simulate(question) == room for question, room in zip(questions, first, strict=True))
+    assert same / len(questions) < 0.5
+
+
 def sound(right: list[str], lines: list[str]) -> bool:
     """Whether the lines begin the solution, or leave where they went wrong."""
     if lines[-1].startswith("LEAVE: "):
