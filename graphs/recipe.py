@@ -141,7 +141,9 @@ def _from_package(task: str) -> ModuleType:
         pass
     import graphs.tasks
 
-    known = [f"graphs.tasks.{found.name}" for found in pkgutil.iter_modules(graphs.tasks.__path__)]
+    modules = [f"graphs.tasks.{found.name}" for found in pkgutil.iter_modules(graphs.tasks.__path__)]
+    # some hold what tasks share, and are no tasks
+    known = [name for name in modules if all(hasattr(importlib.import_module(name), part) for part in TASK_PARTS)]
     hint = did_you_mean(task, known) or f"; there are {', '.join(known)}, or the path of a .py file"
     raise UsageError(f"there is no task {task!r}{hint}")
 

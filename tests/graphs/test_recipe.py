@@ -132,6 +132,11 @@ def test_a_mistake_is_told_with_file_line_and_what_is_expected(tmp_path, text, l
         ("- name: x\n", "a recipe is a mapping"),
         ("", "a recipe is a mapping"),
         ("name: x\ntask: graphs.tasks.game25\n", "there is no task 'graphs.tasks.game25'; did you mean"),
+        # modules that tasks share are no tasks
+        (
+            "name: x\ntask: zzz\n",
+            "tasks.chains, graphs.tasks.countdown, graphs.tasks.game24, graphs.tasks.jsonl, graphs",
+        ),
         ("name: x\ntask: mine.py\n", "there is no file"),
         ("name: x\ntask: json\n", "task 'json' has no Options"),
     ],
