@@ -99,6 +99,7 @@ def forward(backbone: Backbone, rows: int, repeats: int) -> float:
 def measure(model: str, repeats: int, say: Callable[[str], None]) -> Json:
     backbone = Backbone(BackboneConfig(model=model, quantization="none", compute_dtype="bfloat16"))
     backbone.add_role("sft", seed=0)
+    backbone.chat.eos_id = -1  # no token ends a row: all arms write as many
     found: Json = {"threads": torch.get_num_threads(), "decode": []}
     runs = itertools.count()  # other texts in every run, or the engine would know them
 
