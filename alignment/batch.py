@@ -40,10 +40,17 @@ def pad(rows: Sequence[Sequence[int]], pad_id: int, left: bool = False, rounded:
 
 
 def encode_completion(chat: ChatFormat, row: dict[str, Any]) -> tuple[list[int], list[int]]:
-    """Ids and labels of a supervised row: the prompt and the row's ``prefix`` carry the label -100 (no loss)."""
-    before = chat.prompt_ids(row["prompt"]) + chat.text_ids(row.get("prefix", ""))
+    """Ids and labels of a supervised row: the prompt and the row's ``prefix`` carry the label -100 (no loss). A prefix
+    may be a list of pairs instead, of a text and whether a loss is taken on it."""
+    ids = chat.prompt_ids(row["prompt"])
+    labels = [-100] * len(ids)
+    prefix = row.get("prefix", "")
+    for text, learned in [(prefix, False)] if isinstance(prefix, str) else prefix:
+        piece = chat.text_ids(text)
+        ids += piece
+        labels += piece if learned else [-100] * len(piece)
     after = [*chat.text_ids(row["completion"]), chat.eos_id]
-    return before + after, [-100] * len(before) + after
+    return ids + after, labels + after
 
 
 def encode_rows(chat: ChatFormat, rows: Sequence[dict[str, Any]], max_length: int) -> list[dict[str, list[int]]]:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
+from typing import Any
 
 from graphs.tasks import Row
 
@@ -112,14 +113,17 @@ def solves(state: State, response: str, game: Game) -> bool:
 # -- what is learned from ---------------------------------------------------------------------------------
 
 
-def line_row(rng: random.Random, state: State, game: Game, wrong: float) -> Row:
+def line_row(rng: random.Random, state: State, game: Game, wrong: float, results: bool = False) -> Row:
     """``completion`` of a supervised row: steps to the target, or, with the probability ``wrong``, a line LEAVE.
 
-    Steps that go wrong stand in ``prefix``, where no loss is taken: only leaving is learned.
+    Steps that go wrong stand in ``prefix``, where no loss is taken: only leaving is learned; and, with ``results``,
+    what their operations give and what is left then, but never to choose them.
     """
     if rng.random() < wrong:
         lines, end = wrong_line(rng, state, game)
-        return {"prefix": "".join(f"{line}\n" for line in lines), "completion": leave(end, game)}
+        pieces = [piece for line in lines for piece in _operation_and_result(line)]
+        prefix: Any = pieces if results else "".join(text for text, _ in pieces)
+        return {"prefix": prefix, "completion": leave(end, game)}
     return {"completion": "\n".join(walk(rng, state, True, game))}
 
 
@@ -212,6 +216,12 @@ def _pair(lines: list[str], chosen: str, rejected: str) -> Row:
 
 def step_text(a: Fraction, op: str, b: Fraction, value: Fraction, left: State) -> str:
     return f"{a} {op} {b} = {value} (left: {_numbers(left)})"
+
+
+def _operation_and_result(line: str) -> list[tuple[str, bool]]:
+    """The two parts of a step, and whether a loss is taken on it."""
+    operation, equals, result = line.partition(" = ")
+    return [(operation, False), (f"{equals}{result}\n", True)]
 
 
 def parse_step(line: str) -> tuple[Fraction, str, Fraction, Fraction, State]:

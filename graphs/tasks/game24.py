@@ -28,6 +28,7 @@ from graphs.tasks.arithmetic import LEAVE, STEP, Game, State, moves
 __all__ = ["LEAVE", "STEP", "Options", "alive", "check", "follow", "load", "moves", "prompt", "validate_question"]
 
 GAME = Game(Fraction(24))
+WIDE = 20  # largest number of the puzzles that are only learned from
 _state = arithmetic.start
 
 
@@ -40,6 +41,8 @@ class Options(Settings):
     wrong: float = Field(0.15, ge=0, le=1, description="share of supervised rows that end in LEAVE")
     three: float = Field(0.5, ge=0, le=1, description="share of rows from three-number puzzles")
     board: float = Field(0.15, ge=0, le=1, description="share of supervised rows that show peers' steps")
+    wide: float = Field(0.0, ge=0, le=1, description=f"share of rows from puzzles with a number of 14..{WIDE}")
+    results: bool = Field(False, description="whether the results of steps that go wrong are learned as well")
     validation: float = Field(0.2, gt=0, lt=1, description="share of the puzzles held out, by multiset")
     held_out: list[str] = Field(default_factory=list, description="puzzles that are always held out")
 
@@ -127,7 +130,9 @@ def load(options: Options, seed: int, base: Path | None = None) -> TaskData:
         rng = random.Random(f"{seed}/{name}")
         by_size = {n: [p for p in parts[name] if p.count(" ") == n - 1] for n in (3, 4)}
 
-        def draw(rng: random.Random = rng, by_size: dict[int, list[str]] = by_size) -> str:
+        def draw(rng: random.Random = rng, by_size: dict[int, list[str]] = by_size, name: str = name) -> str:
+            if name == "train" and options.wide and rng.random() < options.wide:
+                return _wide(rng)
             return rng.choice(by_size[3 if rng.random() < options.three else 4])
 
         sft[name] = [_line(rng, draw(), options) for _ in range(max(4, int(options.lines * share)))]
@@ -140,6 +145,14 @@ def load(options: Options, seed: int, base: Path | None = None) -> TaskData:
         f"{len(test_puzzles())} test puzzles of the Tree of Thoughts paper in neither"
     )
     return TaskData(sft, pairs, prompts, [note])
+
+
+def _wide(rng: random.Random) -> str:
+    """A solvable puzzle of four numbers of which one is above 13, so that it is none of the 1,362."""
+    while True:
+        numbers = sorted([*(rng.randint(1, WIDE) for _ in range(3)), rng.randint(14, WIDE)])
+        if alive(tuple(map(Fraction, numbers))):
+            return " ".join(map(str, numbers))
 
 
 def _prompts(rng: random.Random, by_size: dict[int, list[str]], options: Options) -> list[Row]:
@@ -155,7 +168,7 @@ def _prompts(rng: random.Random, by_size: dict[int, list[str]], options: Options
 def _line(rng: random.Random, puzzle: str, options: Options) -> Row:
     state = _state(puzzle)
     board = arithmetic.board(rng, state, GAME) if rng.random() < options.board else []
-    return {"prompt": prompt(puzzle, board), **arithmetic.line_row(rng, state, GAME, options.wrong)}
+    return {"prompt": prompt(puzzle, board), **arithmetic.line_row(rng, state, GAME, options.wrong, options.results)}
 
 
 def _pair(rng: random.Random, puzzle: str) -> Row:
