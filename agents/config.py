@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field, field_validator
 
 from alignment.config import Settings
+
+SCORERS = ("random", "length", "logprob", "critic", "reward", "checker", "oracle", "llm")  # others are functions
 
 
 class ExpertConfig(Settings):
@@ -26,19 +30,50 @@ def _three_experts() -> list[ExpertConfig]:
 
 
 class CouncilConfig(Settings):
-    """Rounds of think, judge and share, and the budgets that end them."""
+    """Rounds of think, judge and share, how the tree is searched, and the budgets that end it."""
 
     experts: list[ExpertConfig] = Field(default_factory=_three_experts, min_length=1, description="the members")
-    rounds: int = Field(4, ge=1, description="steps that each expert may write")
+    search: Literal["sample", "beam", "best_first", "dfs", "mcts"] = Field(
+        "sample",
+        description="sample: every expert has a line of its own; the others: one tree, to which all experts propose",
+    )
+    width: int = Field(1, ge=1, description="places of the tree that are continued at once (not for sample)")
+    proposals: int = Field(3, ge=1, description="next steps that are proposed for each place (not for sample)")
+    exploration: float = Field(1.0, ge=0, description="constant c of UCT (mcts)")
+    distinct: bool = Field(
+        True,
+        description="whether a step that was proposed for the same place before is written anew, once (not for "
+        "sample, where lines that agree are votes)",
+    )
+    rounds: int = Field(4, ge=1, description="rounds of all experts; for sample: steps that each may write")
+    depth: int | None = Field(None, ge=1, description="steps of a line; null: as many as there are rounds")
     max_tokens_per_step: int = Field(32, ge=1, description="tokens per step")
+    scorer: str = Field(
+        "auto",
+        description="what scores lines: random, length, logprob, critic, reward, checker, oracle, llm, or a Python "
+        "function (question, steps) -> number as 'my_scorers.py:name'; auto: reward where there is one, or logprob",
+    )
     share: bool = Field(True, description="whether experts see each other's steps")
-    rejoin: bool = Field(True, description="whether one that left may take up the best peer's line, once")
-    leave_below: float | None = Field(
-        None, description="an expert leaves when the score of its line falls below this; null: never by score"
+    rejoin: bool = Field(True, description="whether one that left may take up the best peer's line, once (sample)")
+    leave_below: float | Literal["calibrated"] | None = Field(
+        "calibrated",
+        description="an expert leaves when its line's score by leave_scorer falls below this; calibrated: as `junto "
+        "calibrate` found for the run, never where it was not run or found that it does not help; null: never",
+    )
+    leave_scorer: str = Field("auto", description="as scorer; auto: critic where there is one, or reward")
+    leave_refuted: bool = Field(
+        False, description="whether an expert leaves when the task's checker finds its step to be wrong"
+    )
+    vote: Literal["majority", "reward", "best"] = Field(
+        "reward", description="by lines that end alike, by their scores' exponentials, or the best score alone"
+    )
+    answers: int | None = Field(
+        None, ge=1, description="finished lines that are enough; null: go on while there is more"
     )
     seed: int = Field(0, ge=0, description="of sampling")
-    max_total_tokens: int = Field(2000, ge=1, description="tokens of all experts together; then the council concludes")
-    seconds: float | None = Field(None, gt=0, description="wall-clock limit; then the council concludes; null: none")
+    max_proposals: int | None = Field(None, ge=1, description="steps that all experts write together; null: no limit")
+    max_total_tokens: int = Field(2000, ge=0, description="tokens of all experts together; then the council concludes")
+    seconds: float | None = Field(None, ge=0, description="wall-clock limit; then the council concludes; null: none")
 
     @field_validator("experts")
     @classmethod

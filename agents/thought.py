@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -12,7 +13,8 @@ ANSWER = "ANSWER:"
 
 
 class Thought(BaseModel):
-    """One expert's step. ``score`` is the reward model's for the line up to here, ``value`` the critic's."""
+    """One expert's step. ``score`` is what the line up to here is worth to the council's scorer, ``value`` to the one
+    by which experts leave, where there is one."""
 
     id: str
     parent: str | None
@@ -24,6 +26,7 @@ class Thought(BaseModel):
     status: Literal["active", "left", "final", "pruned"] = "active"
     reason: str = ""
     tokens: int = 0
+    logprob: float = 0.0  # of its tokens together, in nats
 
 
 Tree = dict[str, Thought]
@@ -68,11 +71,15 @@ def read(text: str, finish: str) -> tuple[str, Literal["active", "left", "final"
     return text, "active", ""
 
 
-def vote(lines: Sequence[Sequence[str]], weights: Sequence[float]) -> int:
-    """Reward-weighted vote: lines that end in the same text stand together; each counts its weight. Returns the
-    heaviest line of the heaviest group (Li et al. 2023, arXiv 2206.02336: verifier-weighted self-consistency)."""
+def vote(endings: Sequence[str], scores: Sequence[float], how: str = "reward") -> int:
+    """The index of the line that wins. Lines of the same ending stand together: ``majority`` counts them, ``reward``
+    adds the exponentials of their scores (verifier-weighted self-consistency, arXiv 2206.02336); the best line of the
+    heaviest group wins. ``best`` takes the highest score alone."""
+    if how == "best":
+        return max(range(len(scores)), key=scores.__getitem__)
+    top = max(scores)
     groups: dict[str, float] = {}
-    for steps, weight in zip(lines, weights, strict=True):
-        groups[steps[-1]] = groups.get(steps[-1], 0.0) + weight
-    best = max(groups, key=lambda text: groups[text])
-    return max((i for i, steps in enumerate(lines) if steps[-1] == best), key=lambda i: weights[i])
+    for ending, score in zip(endings, scores, strict=True):
+        groups[ending] = groups.get(ending, 0.0) + (1.0 if how == "majority" else math.exp(score - top))
+    heaviest = max(groups, key=lambda ending: groups[ending])
+    return max((i for i, ending in enumerate(endings) if ending == heaviest), key=scores.__getitem__)

@@ -36,7 +36,6 @@ from alignment.rows import fit_lengths, refuse_other_kind
 from alignment.run_dir import Report, RunDir
 from alignment.scoring import Scorer
 from alignment.sft import train_sft
-from graphs import council as council_graph
 from graphs import evaluate as evaluate_graph
 from graphs import rewards
 from graphs.environment import environment
@@ -44,6 +43,7 @@ from graphs.modules import plain_text
 from graphs.recipe import Recipe, load_task, resolved
 from graphs.report import write_report
 from graphs.resume import prepare_resume
+from graphs.sitting import keep, seat, sit
 from graphs.tasks import TaskData
 
 STOPS = ("sft", "reward", "ppo")  # where a recipe may end
@@ -206,11 +206,9 @@ def council(state: State, runtime: Runtime[Context]) -> State:
         c.run.set_stage("council", state="running")
         verdicts: list[bool | None] = []
         for step, question in enumerate(_illustrations(c.run), 1):
-            sitting = council_graph.Context(
-                c.engine, c.task, c.recipe.council, question, c.recipe.data.get("system", ""), c.score
-            )
-            result = council_graph.sit(sitting, question, lambda event: None, c.run.path / "threads.sqlite", None)
-            council_graph.keep(c.run, result)
+            sitting = seat(c.engine, c.task, c.recipe, question)
+            result = sit(sitting, question, lambda event: None, c.run.path / "threads.sqlite", None)
+            keep(c.run, result)
             verdicts.append(result["solved"])
             c.report(
                 {

@@ -16,13 +16,20 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError
 from pydantic_core import ErrorDetails
 
-from agents.config import CouncilConfig
+from agents.config import SCORERS, CouncilConfig
 from alignment.config import BackboneConfig, PPOConfig, RewardConfig, Settings, SFTConfig, tuning_conflict
 from alignment.errors import UsageError
 from graphs.modules import file_of, load_function, module_from_file
 from graphs.source import Location, Source, did_you_mean
 
 TASK_PARTS = ("Options", "load", "prompt", "check", "validate_question", "STEP")
+# keys that may name a Python function
+FUNCTIONS = (
+    ("reward", "function", "reward function"),
+    ("ppo", "gold", "gold function"),
+    ("council", "scorer", "scorer"),
+    ("council", "leave_scorer", "scorer"),
+)
 
 
 class EvaluateConfig(Settings):
@@ -93,15 +100,15 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     update: dict[str, Any] = {"data": options.model_dump(mode="json")}
     if recipe.task.endswith(".py"):
         update["task"] = str(file_of(recipe.task, base))
-    for section, key, what in (("reward", "function", "reward function"), ("ppo", "gold", "gold function")):
+    for section, key, what in FUNCTIONS:
         given = getattr(getattr(recipe, section), key)
-        if given is None:
+        if given is None or (what == "scorer" and given in ("auto", *SCORERS)):
             continue
         try:
             name = load_function(given, base, what).name
         except UsageError as error:
             raise UsageError(f"{source.where((section, key))}: {error}") from None
-        update[section] = getattr(recipe, section).model_copy(update={key: name})
+        update[section] = update.get(section, getattr(recipe, section)).model_copy(update={key: name})
     return recipe.model_copy(update=update)
 
 

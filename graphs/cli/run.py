@@ -127,7 +127,7 @@ def _council(request: Request, out: IO[str]) -> None:
         return
 
     from graphs.cli.council import CouncilView, print_result
-    from graphs.council import run_council
+    from graphs.sitting import run_council
 
     screen = console(sys.stderr if request.as_json else out)
     with CouncilView(screen) as view:

@@ -8,6 +8,14 @@ A task module has:
 - ``check(question, response) -> bool | None``: whether the response solves the question (None: no checker);
 - ``validate_question(question) -> str``: the question in its normal form, or a UsageError;
 - ``STEP``: a regular expression of one step line, or None where any line is a step.
+
+and may have, for councils and their measurement:
+
+- ``refute(question, steps) -> str | None``: what is wrong with the last step, as far as a tool can tell without the
+  solution;
+- ``reachable(question, steps) -> bool``: whether the question can still be solved after ``steps`` (an oracle, for
+  control arms and labels);
+- ``conclusion(answer) -> str``: what an answer comes to, by which votes are counted; without it its last line.
 """
 
 from __future__ import annotations

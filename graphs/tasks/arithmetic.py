@@ -110,6 +110,30 @@ def solves(state: State, response: str, game: Game) -> bool:
     return bool(lines) and follow(state, lines, game.whole) == (game.target,)
 
 
+def refute(start: State, steps: Sequence[str], game: Game) -> str | None:
+    """What is wrong with the last of ``steps``, as far as it shows without looking ahead; None where it is legal."""
+    state = follow(start, steps[:-1], game.whole)
+    if state is None:
+        return "an earlier step is not legal"
+    try:
+        a, op, b, value, left = parse_step(steps[-1])
+    except (ValueError, IndexError, ZeroDivisionError):
+        return f"{steps[-1]!r} is no step"
+    for text, after in moves(state, game.whole):
+        if same_step(text, steps[-1]):
+            return None if len(after) > 1 or after[0] == game.target else f"{after[0]} is not {game.target}"
+        x, legal_op, y, result, _ = parse_step(text)
+        if (legal_op, x, y) == (op, a, b):
+            wrong = f"{a} {op} {b} is {result}, not {value}"
+            return wrong if value != result else f"what is left is {_numbers(after)}, not {_numbers(left)}"
+    return f"{a} {op} {b} cannot be done with {_numbers(state)}"
+
+
+def conclusion(answer: str) -> str:
+    """What is left in the end, as the answer itself says: lines that claim to reach the same stand together."""
+    return answer.rstrip().rpartition("(left: ")[2].rstrip(")")
+
+
 # -- what is learned from ---------------------------------------------------------------------------------
 
 

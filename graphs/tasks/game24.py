@@ -30,6 +30,7 @@ __all__ = ["LEAVE", "STEP", "Options", "alive", "check", "follow", "load", "move
 GAME = Game(Fraction(24))
 WIDE = 20  # largest number of the puzzles that are only learned from
 _state = arithmetic.start
+conclusion = arithmetic.conclusion
 
 
 class Options(Settings):
@@ -100,6 +101,17 @@ def follow(question: str, lines: Sequence[str]) -> State | None:
 def check(question: str, response: str) -> bool | None:
     """Whether every line is a legal step and only 24 is left in the end."""
     return arithmetic.solves(_state(question), response, GAME)
+
+
+def refute(question: str, steps: Sequence[str]) -> str | None:
+    """What is wrong with the last of ``steps``; None where it is legal and, at the end of a line, leaves 24."""
+    return arithmetic.refute(_state(question), steps, GAME)
+
+
+def reachable(question: str, steps: Sequence[str]) -> bool:
+    """Whether all ``steps`` are legal and 24 can still be reached after them."""
+    state = follow(question, steps)
+    return state is not None and alive(state)
 
 
 def validate_question(question: str) -> str:

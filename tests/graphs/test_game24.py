@@ -138,3 +138,35 @@ def test_checker(response: str, right: bool) -> None:
 def test_bad_questions(question: str) -> None:
     with pytest.raises(UsageError, match="4 7 8 8"):
         game24.validate_question(question)
+
+
+def test_refute_names_what_is_wrong() -> None:
+    right = ["8 - 7 = 1 (left: 4 8 1)", "4 - 1 = 3 (left: 8 3)", "8 * 3 = 24 (left: 24)"]
+    for i in range(3):
+        assert game24.refute("4 7 8 8", right[: i + 1]) is None and game24.reachable("4 7 8 8", right[: i + 1])
+    wrong = {
+        "8 - 7 = 2 (left: 4 8 2)": "8 - 7 is 1, not 2",
+        "8 - 7 = 1 (left: 8 8 1)": "what is left is 4 8 1, not 8 8 1",
+        "9 - 7 = 2 (left: 4 8 2)": "9 - 7 cannot be done with 4 7 8 8",
+        "ANSWER: 24": "'ANSWER: 24' is no step",
+    }
+    for step, said in wrong.items():
+        assert game24.refute("4 7 8 8", [step]) == said and not game24.reachable("4 7 8 8", [step])
+    dead = ["4 + 8 = 12 (left: 7 8 12)", "12 - 8 = 4 (left: 7 4)"]
+    assert game24.refute("4 7 8 8", dead) is None and not game24.reachable("4 7 8 8", dead)
+    assert game24.refute("4 7 8 8", [*dead, "7 * 4 = 28 (left: 28)"]) == "28 is not 24"
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 10**6))
+def test_refute_agrees_with_the_rules(seed: int) -> None:
+    import random
+
+    rng = random.Random(seed)
+    start = game24._state(rng.choice(game24.puzzles(4)))
+    question = " ".join(map(str, start))
+    text, state = rng.choice(game24.moves(start))
+    assert game24.refute(question, [text]) is None
+    assert game24.reachable(question, [text]) == game24.alive(state)
+    bad = game24.arithmetic.illegal(rng, start, text, game24.GAME)
+    assert game24.refute(question, [bad])

@@ -16,10 +16,10 @@ from alignment.run_dir import RunDir
 from alignment.scoring import function_scorer
 from graphs.align import run_align
 from graphs.cli.explain import explain_pair
-from graphs.council import run_council
 from graphs.evaluate import run_evaluate
 from graphs.modules import load_function
 from graphs.recipe import Recipe, load_recipe
+from graphs.sitting import run_council
 
 PROMPT = [{"role": "user", "content": "4 7 8 8"}]
 SOURCE = """

@@ -1,0 +1,155 @@
+"""Who continues what next, within the budgets: the state of a council and what follows from it alone."""
+
+from __future__ import annotations
+
+import math
+import operator
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Annotated, Literal, TypedDict
+
+from langgraph.runtime import Runtime
+from langgraph.types import Send
+from pydantic import BaseModel
+
+from agents import search
+from agents.config import CouncilConfig, ExpertConfig
+from agents.scorers import Score
+from agents.thought import Tree, line, merge
+from alignment.engine import Engine
+
+
+class Seat(BaseModel):
+    """Where an expert stands: ``at`` is the thought that it continues from (``sample``)."""
+
+    name: str
+    status: Literal["active", "left", "finished", "crashed"] = "active"
+    reason: str = ""
+    at: str | None = None
+    rejoined: bool = False
+
+
+class Part(TypedDict):
+    """So many proposals for the step after ``steps``; ``said`` are those that were made there before."""
+
+    parent: str | None
+    steps: list[str]
+    said: list[str]
+    count: int
+
+
+class Turn(TypedDict):
+    """What one expert is sent: no more than it needs, because every payload is checkpointed. ``spare``: proposals that
+    it may write beside, in place of some that repeat what was said."""
+
+    expert: str
+    question: str
+    parts: list[Part]
+    board: list[str]
+    round: int
+    spare: int
+
+
+class State(TypedDict, total=False):
+    question: str
+    tree: Annotated[Tree, merge]
+    seats: Annotated[dict[str, Seat], merge]
+    round: int
+    tokens: Annotated[int, operator.add]
+    proposals: Annotated[int, operator.add]
+    board: dict[str, str]  # expert -> the step that it shared last
+    plan: list[tuple[str | None, int]]  # places that are continued next, and by how many proposals (not for sample)
+    started: float
+    answer: str | None
+    notes: Annotated[list[str], operator.add]
+
+
+@dataclass
+class Context:
+    engine: Engine
+    task: ModuleType
+    config: CouncilConfig
+    thread: str = "council"
+    persona: str = ""  # of experts that have none of their own
+    score: Score | None = None  # what lines are worth
+    leave_score: Score | None = None  # what decides, with leave_below, who leaves
+    leave_below: float | None = None
+    notes: Sequence[str] = ()
+
+    def expert(self, name: str) -> ExpertConfig:
+        return next(e for e in self.config.experts if e.name == name)
+
+
+def turns(state: State, runtime: Runtime[Context]) -> list[Send] | Literal["conclude"]:
+    """One ``Send`` per expert that has something to write; the end where nobody has, or a budget is spent."""
+    config = runtime.context.config
+    left = math.inf if config.max_proposals is None else config.max_proposals - state.get("proposals", 0)
+    late = config.seconds is not None and time.time() - state["started"] >= config.seconds
+    finals = sum(t.status == "final" for t in state["tree"].values())
+    enough = config.answers is not None and finals >= config.answers
+    spent = state["tokens"] >= config.max_total_tokens or state["round"] >= config.rounds
+    if late or enough or spent or left <= 0:
+        return "conclude"
+    parts = _parts(state, config, left)
+    planned = sum(part["count"] for own in parts.values() for part in own)
+    spare = 2**31 if left == math.inf else int(left - planned) // max(len(parts), 1)
+    sends = []
+    for name, own in parts.items():
+        peers = [text for peer, text in state["board"].items() if peer != name]
+        turn = Turn(
+            expert=name,
+            question=state["question"],
+            parts=own,
+            board=peers,
+            round=state["round"] + 1,
+            spare=spare if config.distinct and config.search != "sample" else 0,
+        )
+        sends.append(Send("think", turn))
+    return sends or "conclude"
+
+
+def _parts(state: State, config: CouncilConfig, left: float) -> dict[str, list[Part]]:
+    """Who continues what. In a common tree the proposals for a place go round among the active experts."""
+    tree = state["tree"]
+    active = [seat for seat in state["seats"].values() if seat.status == "active"]
+
+    def part(place: str | None, count: int) -> Part:
+        said = [t.text for t in tree.values() if t.parent == place] if config.search != "sample" else []
+        return Part(parent=place, steps=line(tree, place), said=said, count=count)
+
+    if config.search == "sample":
+        return {seat.name: [part(seat.at, 1)] for seat in active[: int(min(left, len(active)))]}
+    found: dict[str, list[Part]] = {}
+    turn = 0
+    coming = search.within(search.Plan(state["plan"]), left)
+    for place, count in coming.expand if active else []:
+        shares = [count // len(active) + (i < count % len(active)) for i in range(len(active))]
+        for i, share in enumerate(shares):
+            if share:
+                found.setdefault(active[(turn + i) % len(active)].name, []).append(part(place, share))
+        turn += count % len(active)
+    return found
+
+
+def plan(tree: Tree, config: CouncilConfig) -> search.Plan:
+    if config.search == "sample":  # every expert has a seat, which says where it goes on
+        return search.Plan()
+    depth = config.depth or config.rounds
+    settings = search.Settings(config.width, config.proposals, depth, config.exploration)
+    return search.STRATEGIES[config.search](tree, settings)
+
+
+def why_it_ended(state: State, config: CouncilConfig) -> str:
+    if state["seats"] and all(seat.status == "crashed" for seat in state["seats"].values()):
+        return "every expert crashed"
+    if state["tokens"] >= config.max_total_tokens:
+        return f"the budget of {config.max_total_tokens} tokens was spent after {state['round']} rounds"
+    if config.max_proposals is not None and state.get("proposals", 0) >= config.max_proposals:
+        return f"the budget of {config.max_proposals} proposals was spent after {state['round']} rounds"
+    if config.seconds is not None and time.time() - state["started"] >= config.seconds:
+        return f"the budget of {config.seconds:g} s was spent after {state['round']} rounds"
+    if state["round"] >= config.rounds:
+        return f"{state['round']} rounds are over"
+    return f"nobody had anything to go on with after {state['round']} rounds"
