@@ -178,9 +178,9 @@ def test_changed_weights_are_not_answered_from_the_store(engine: Engine) -> None
 def test_more_rows_than_fit_are_written_one_after_the_other(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     requests = [ask(f"{i} 7 8 8", seed=i) for i in range(7)]
     want = [done.ids for done in engine.generate(requests)]
-    monkeypatch.setattr("alignment.engine.MAX_ROWS", 2)
+    monkeypatch.setattr("alignment.admission.MAX_ROWS", 2)
     assert [done.ids for done in engine.generate(requests)] == want
-    monkeypatch.setattr("alignment.engine.SLOT_BYTES", 1)
+    monkeypatch.setattr("alignment.admission.SLOT_BYTES", 1)
     assert [done.ids for done in engine.generate(requests)] == want
 
 
@@ -196,7 +196,7 @@ def test_quantized_weights_are_unpacked_and_mean_the_same(tiny_model: Path, quan
     request = Request([{"role": "user", "content": "4 7 8 8"}], role="sft", max_tokens=12, seed=1)
     with Engine(backbone) as engine:
         with engine.for_training() if training else nullcontext():
-            assert engine._decoder("sft") is not None
+            assert engine._admission.decoder("sft") is not None
             done = engine.generate([request])[0]
         again = engine.logprobs([request.prompt], [done.ids], "sft")[0]
     assert done.logprob == pytest.approx(sum(again), abs=1e-3)
@@ -208,7 +208,7 @@ def test_what_goes_wrong_while_a_copy_is_made_reaches_the_caller(
     def full(*_: object) -> None:
         raise MemoryError("no room for a copy")
 
-    monkeypatch.setattr("alignment.engine.LeanDecoder", full)
+    monkeypatch.setattr("alignment.admission.LeanDecoder", full)
     with pytest.raises(MemoryError, match="no room"):
         engine.generate([ask("1 2")])
     monkeypatch.undo()
