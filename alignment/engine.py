@@ -97,17 +97,31 @@ class Engine:
 
     def stream(self, request: Request) -> Generator[str, None, Completion]:
         """Pieces of text as they come, and the completion as the return value; closing the iterator cancels the row."""
-        pieces: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        pieces = self.streams([request])
+        try:
+            while True:
+                yield next(pieces)[1]
+        except StopIteration as end:
+            return end.value[0]
+        finally:
+            pieces.close()
+
+    def streams(self, requests: Sequence[Request]) -> Generator[tuple[int, str], None, list[Completion]]:
+        """Pieces of several texts as they come, each with the index of its request, and the completions in the order of
+        the requests as the return value. Those of one role begin together; closing the iterator cancels all."""
+        pieces: queue.SimpleQueue[tuple[int, str] | None] = queue.SimpleQueue()
         gone = threading.Event()
-        row = self._row(request)
-        row.emit, row.cancelled = pieces.put, lambda: gone.is_set() or self._closing.is_set()
-        future = self._submit(_Job(rows=[row]))
+        rows = [self._row(request) for request in requests]
+        for i, row in enumerate(rows):
+            row.emit = partial(lambda i, piece: pieces.put((i, piece)), i)
+            row.cancelled = lambda: gone.is_set() or self._closing.is_set()
+        future = self._submit(_Job(rows=rows))
         future.add_done_callback(lambda _: pieces.put(None))
         try:
-            while (piece := pieces.get()) is not None:
-                yield piece
+            while (found := pieces.get()) is not None:
+                yield found
             future.result()
-            return row.completion()
+            return [row.completion() for row in rows]
         finally:
             gone.set()
 
@@ -238,6 +252,9 @@ class Engine:
         self._admission.renew()
         flying = {id(row) for flight in self._admission.flights.values() for row in flight.rows}
         new = [row for job in waiting for row in job.rows if not row.finish and id(row) not in flying]
+        for row in new:
+            row.finish = "cancelled" if row.cancelled() else ""
+        new = [row for row in new if not row.finish]
         for role in dict.fromkeys(row.request.role for row in new):
             rows = [row for row in new if row.request.role == role]
             # arrival order must not decide how rows are batched, nor how their sums are rounded

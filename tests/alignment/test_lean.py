@@ -146,6 +146,25 @@ def next_long(engine: Engine) -> int:
     return next(i for i in range(50) if engine.generate([ask("4 7 8 8", tokens=300, seed=i)])[0].finish == "length")
 
 
+def long(text: str) -> Request:
+    return ask(text, tokens=20_000, grammar="[0-9]{20000}")
+
+
+def test_closing_streams_cancels_every_row(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("alignment.admission.MAX_ROWS", 2)
+    requests = [long(f"{i} 7 8 8") for i in range(4)]
+    lengths = [len(engine.backbone.chat.prompt_ids(request.prompt)) for request in requests]
+    pieces = engine.streams(requests)
+    next(pieces)
+    pieces.close()
+    short = engine.generate([ask("1 2")])[0]
+    # two had begun; the others never did
+    assert engine.usage.read + engine.usage.spared == sum(lengths[:2]) + short.prompt_tokens
+    written = engine.usage.written
+    again = engine.generate([ask("1 2")])[0]
+    assert engine.usage.written - written == again.tokens - 1  # nobody else's
+
+
 def test_what_is_in_the_store_is_not_read_again_and_changes_nothing(engine: Engine) -> None:
     text = "the quick brown fox makes 24 of 4 7 8 8 " * 3
     first = engine.generate([ask(text, seed=1)])[0]
