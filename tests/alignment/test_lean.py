@@ -180,6 +180,16 @@ def test_what_is_in_the_store_is_not_read_again_and_changes_nothing(engine: Engi
     assert engine.usage.read - read == first.prompt_tokens  # once for all
 
 
+def test_every_prompt_token_is_read_or_spared(engine: Engine) -> None:
+    shared = "the quick brown fox makes 24 of "
+    requests = [ask(shared + text, seed=i) for i, text in enumerate(("4 7 8 8", "4 7 8 9", "4 7 8 8", "1 2", "4 7"))]
+    for _ in range(2):  # the second time from the store
+        read, spared = engine.usage.read, engine.usage.spared
+        asked = sum(done.prompt_tokens for done in engine.generate(requests))
+        assert engine.usage.read - read + engine.usage.spared - spared == asked
+    assert engine.usage.read - read == 4  # the last token of each prompt
+
+
 def test_changed_weights_are_not_answered_from_the_store(engine: Engine) -> None:
     backbone = engine.backbone
     backbone.add_role("sft", seed=0)
