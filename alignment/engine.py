@@ -20,23 +20,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
+from alignment import text_scores
+from alignment.admission import Admission
 from alignment.backbone import Backbone
-from alignment.batch import encode_scored, pad, token_logprobs
+from alignment.batch import encode_scored
 from alignment.config import BackboneConfig
-from alignment.decoding import Completion, Lark, Prompt, Request, Row, decode_rows, matcher_of, prefill
+from alignment.decoding import Completion, Lark, Prompt, Request, Row, matcher_of
 from alignment.errors import SetupError
-from alignment.flight import Flight, PrefixStore, Usage
-from alignment.lean import LeanDecoder, copy_bytes, knows
-from alignment.machine import free_memory
+from alignment.flight import Usage
 from alignment.run_dir import RunDir
 
 WINDOW_SECONDS = 0.02  # how long an idle worker waits for others that want the same batch
-MAX_ROWS = 64  # written at a time; others wait
-SLOT_BYTES = 2**30  # of keys and values of the rows of one role that are being written
-STORE_BYTES = 2**28  # of those of finished rows, kept for texts that begin in the same way
-SCORE_ROWS = 32  # rows per forward of scores and log-probabilities
 
 __all__ = ["Completion", "Engine", "Lark", "Request"]
 
@@ -61,12 +56,8 @@ class Engine:
 
     def __init__(self, backbone: Backbone) -> None:
         self.backbone = backbone
-        self._training = False
         self.usage = Usage()
-        self._flights: dict[str, Flight] = {}
-        self._stores: dict[str, PrefixStore] = {}
-        self._decoders: dict[str, LeanDecoder] = {}
-        self._made_for = (-1, False)  # the state of the weights, and of the line before
+        self._admission = Admission(backbone, self.usage)
         self._jobs: queue.Queue[_Job | None] = queue.Queue()
         self._grammar_tokenizer: Any = None
         self._closing = threading.Event()
@@ -96,25 +87,7 @@ class Engine:
     @property
     def fingerprint(self) -> dict[str, Any]:
         """What decides a score: base weights, storage, arithmetic and adapters, for cache keys and records."""
-        import hashlib
-
-        digests = {}
-        for role in self.roles[1:]:
-            digest = hashlib.sha256()
-            for name, value in self.backbone.weights(role).items():
-                digest.update(name.encode() + value.float().cpu().numpy().tobytes())
-            digests[role] = digest.hexdigest()
-        config = self.backbone.config
-        return {
-            "backbone": self.backbone.sha256,
-            "quantization": config.quantization,
-            "compute_dtype": config.compute_dtype,
-            "adapters": digests,
-            "scales": {role: list(scale) for role, scale in sorted(self.backbone.scales.items())},
-            "chat_template": hashlib.sha256(
-                str(getattr(self.backbone.tokenizer, "chat_template", "")).encode()
-            ).hexdigest(),
-        }
+        return text_scores.fingerprint(self.backbone)
 
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
         """Completions in the order of the requests. Several roles make several batches."""
@@ -124,17 +97,31 @@ class Engine:
 
     def stream(self, request: Request) -> Generator[str, None, Completion]:
         """Pieces of text as they come, and the completion as the return value; closing the iterator cancels the row."""
-        pieces: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        pieces = self.streams([request])
+        try:
+            while True:
+                yield next(pieces)[1]
+        except StopIteration as end:
+            return end.value[0]
+        finally:
+            pieces.close()
+
+    def streams(self, requests: Sequence[Request]) -> Generator[tuple[int, str], None, list[Completion]]:
+        """Pieces of several texts as they come, each with the index of its request, and the completions in the order of
+        the requests as the return value. Those of one role begin together; closing the iterator cancels all."""
+        pieces: queue.SimpleQueue[tuple[int, str] | None] = queue.SimpleQueue()
         gone = threading.Event()
-        row = self._row(request)
-        row.emit, row.cancelled = pieces.put, lambda: gone.is_set() or self._closing.is_set()
-        future = self._submit(_Job(rows=[row]))
+        rows = [self._row(request) for request in requests]
+        for i, row in enumerate(rows):
+            row.emit = partial(lambda i, piece: pieces.put((i, piece)), i)
+            row.cancelled = lambda: gone.is_set() or self._closing.is_set()
+        future = self._submit(_Job(rows=rows))
         future.add_done_callback(lambda _: pieces.put(None))
         try:
-            while (piece := pieces.get()) is not None:
-                yield piece
+            while (found := pieces.get()) is not None:
+                yield found
             future.result()
-            return row.completion()
+            return [row.completion() for row in rows]
         finally:
             gone.set()
 
@@ -144,24 +131,24 @@ class Engine:
             raise SetupError(f"this model has no {role} head; open a run that has trained one")
         chat = self.backbone.chat
         rows = [encode_scored(chat, p, r) for p, r in zip(prompts, responses, strict=True)]
-        return self._call(lambda: self._scores(rows, role))
+        return self._call(lambda: text_scores.scores(self.backbone, rows, role))
 
     def logprobs(
         self, prompts: Sequence[Prompt], ids: Sequence[Sequence[int]], role: str, temperature: float = 1.0
     ) -> list[list[float]]:
         """Log-probabilities in nats of response tokens ``ids`` under ``role``."""
         before = [self.backbone.chat.prompt_ids(p) for p in prompts]
-        return self._call(lambda: self._logprobs(before, ids, role, temperature))
+        return self._call(lambda: text_scores.logprobs(self.backbone, before, ids, role, temperature))
 
     @contextmanager
     def for_training(self) -> Iterator[None]:
         """Inside, adapters stay beside the weights, as in a training's forward: merged into bfloat16, a small change
         would be rounded away. Copies and caches are dropped after each call."""
-        self._training = True
+        self._admission.training = True
         try:
             yield
         finally:
-            self._training = False
+            self._admission.training = False
 
     def close(self) -> None:
         """Ends the worker; rows that are being written end as ``cancelled`` at their next token."""
@@ -214,17 +201,14 @@ class Engine:
             self._settle_call(job)
         if waiting:
             self._admit(waiting)
-        for role, flight in list(self._flights.items()):
+        flights = self._admission.flights
+        for role, flight in list(flights.items()):
             if flight.rows:
                 self._guard(waiting, role, flight.step)
             if not flight.rows:
-                self._flights.pop(role, None)
-        if self._training and not self._flights:
-            self._forget()
-
-    def _forget(self) -> None:
-        self._stores.clear()
-        self._decoders.clear()
+                flights.pop(role, None)
+        if self._admission.training and not flights:
+            self._admission.forget()
 
     def _collect(self, waiting: list[_Job], closing: bool) -> bool:
         """Adds the jobs that have come, whose rows are ready then; waits where there is nothing else to do. Returns
@@ -265,27 +249,17 @@ class Engine:
 
     def _admit(self, waiting: list[_Job]) -> None:
         """Lets the rows that have not begun join those of their role, as many as fit."""
-        if self._made_for != (self.backbone.changes, self._training):
-            self._made_for = (self.backbone.changes, self._training)
-            self._forget()
-        flying = {id(row) for flight in self._flights.values() for row in flight.rows}
+        self._admission.renew()
+        flying = {id(row) for flight in self._admission.flights.values() for row in flight.rows}
         new = [row for job in waiting for row in job.rows if not row.finish and id(row) not in flying]
+        for row in new:
+            row.finish = "cancelled" if row.cancelled() else ""
+        new = [row for row in new if not row.finish]
         for role in dict.fromkeys(row.request.role for row in new):
             rows = [row for row in new if row.request.role == role]
             # arrival order must not decide how rows are batched, nor how their sums are rounded
             rows.sort(key=lambda row: (row.prompt_ids, str(row.request.seed)))
-            self._guard(waiting, role, partial(self._join, role, rows))
-
-    def _join(self, role: str, rows: list[Row]) -> None:
-        decoder = self._decoder(role)
-        if decoder is None:
-            with self.backbone.role(role):
-                decode_rows(self.backbone, rows)
-            return
-        flight = self._flights.get(role) or Flight(self.backbone, decoder, self._store(role), self.usage)
-        if rows := rows[: _room(flight, rows)]:
-            self._flights[role] = flight
-            flight.join(rows)
+            self._guard(waiting, role, partial(self._admission.join, role, rows))
 
     def _guard(self, waiting: list[_Job], role: str, work: Callable[[], None]) -> None:
         """Whatever goes wrong belongs to the callers whose rows were in it."""
@@ -293,24 +267,10 @@ class Engine:
             with self.backbone.lock, torch.no_grad():
                 work()
         except BaseException as error:
-            self._flights.pop(role, None)
+            self._admission.flights.pop(role, None)
             for job in waiting:
                 if any(row.request.role == role for row in job.rows) and not job.future.done():
                     job.future.set_exception(error)
-
-    def _decoder(self, role: str) -> LeanDecoder | None:
-        if role not in self._decoders:
-            fits = copy_bytes(self.backbone) < free_memory() / 4
-            if not knows(self.backbone, role, fits):
-                return None
-            merged = fits and role != "base" and not self._training
-            if merged:  # one copy at a time, but for those that are being used
-                self._decoders = {name: one for name, one in self._decoders.items() if name in self._flights}
-            self._decoders[role] = LeanDecoder(self.backbone, role, merged)
-        return self._decoders[role]
-
-    def _store(self, role: str) -> PrefixStore:
-        return self._stores.setdefault(role, PrefixStore(0 if self._training else STORE_BYTES))
 
     def _grammar(self) -> Any:
         if self._grammar_tokenizer is None:
@@ -318,49 +278,3 @@ class Engine:
 
             self._grammar_tokenizer = llguidance.hf.from_tokenizer(self.backbone.tokenizer)
         return self._grammar_tokenizer
-
-    def _scores(self, rows: list[list[int]], role: str) -> list[float]:
-        order = sorted(range(len(rows)), key=lambda i: rows[i])  # neighbours share a prefix
-        found = [0.0] * len(rows)
-        with self.backbone.role(role), torch.no_grad():
-            for start in range(0, len(order), SCORE_ROWS):
-                chunk = order[start : start + SCORE_ROWS]
-                hidden, mask, _ = prefill(self.backbone, [rows[i] for i in chunk], left=False)
-                skipped = mask.shape[1] - hidden.shape[1]
-                last = hidden[torch.arange(len(chunk)), mask.sum(-1) - 1 - skipped]
-                for i, value in zip(chunk, self.backbone.scalar(role, last).tolist(), strict=True):
-                    found[i] = value
-        return found
-
-    def _logprobs(
-        self, before: list[list[int]], ids: Sequence[Sequence[int]], role: str, temperature: float
-    ) -> list[list[float]]:
-        found: list[list[float]] = []
-        with self.backbone.role(role), torch.no_grad():
-            for start in range(0, len(ids), SCORE_ROWS):
-                chunk = slice(start, start + SCORE_ROWS)
-                prompts, responses = before[chunk], ids[chunk]
-                rows, mask = pad(
-                    [p + list(r) for p, r in zip(prompts, responses, strict=True)], self.backbone.chat.pad_id
-                )
-                wanted: Tensor = mask.bool()
-                for i, prompt in enumerate(prompts):
-                    wanted[i, : len(prompt)] = False
-                logp = token_logprobs(self.backbone, rows, mask, wanted, temperature)
-                found += [logp[i][wanted[i]].tolist() for i in range(len(prompts))]
-        return found
-
-
-def _room(flight: Flight, rows: Sequence[Row]) -> int:
-    """How many of ``rows`` can join: within ``MAX_ROWS`` and ``SLOT_BYTES``, but one at least where none is there."""
-    longest, count = 0, len(flight.rows)
-    for row in flight.rows:
-        longest = max(longest, len(row.prompt_ids) + row.request.max_tokens)
-    joined = 0
-    for row in rows:
-        longest = max(longest, len(row.prompt_ids) + row.request.max_tokens)
-        count += 1
-        if count > MAX_ROWS or count * longest * flight.decoder.position_bytes > SLOT_BYTES and count > 1:
-            break
-        joined += 1
-    return joined

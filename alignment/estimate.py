@@ -15,12 +15,12 @@ import torch
 from alignment.backbone import Backbone
 from alignment.batch import width_of
 from alignment.config import BackboneConfig, PPOConfig, RewardConfig, SFTConfig
-from alignment.engine import SCORE_ROWS
 from alignment.footprint import Batch, evaluation_bytes, moment_bytes, nbytes, sampling_bytes, step_bytes, weight_bytes
 from alignment.lean import copy_bytes
 from alignment.packing import bins
 from alignment.schedule import length_grouped
 from alignment.shapes import empty_backbone
+from alignment.text_scores import SCORE_ROWS
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,8 @@ import typer
 from typer.exceptions import Abort, TyperException
 
 from alignment.errors import JuntoError, UsageError
+from graphs.cli import explain_verbs, runs_verbs, tokenize_verbs
+from graphs.cli.options import Json, RunsRoot
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -22,21 +24,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Models that reason as a group of experts, are aligned on one machine, and can say why they decided.",
 )
-explain_app = typer.Typer(no_args_is_help=True, help="Why a run's reward model decided as it did.")
-runs_app = typer.Typer(no_args_is_help=True, help="The runs that there are, and what they hold.")
-tokenize_app = typer.Typer(no_args_is_help=True, help="Tokenizers: train one, compare them, see a word being merged.")
-app.add_typer(explain_app, name="explain")
-app.add_typer(runs_app, name="runs")
-app.add_typer(tokenize_app, name="tokenize")
-
-Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, everything else on stderr.")]
-RunsRoot = Annotated[Path, typer.Option("--runs-root", envvar="JUNTO_RUNS", show_envvar=True, help="Folder of runs.")]
-RunName = Annotated[str, typer.Option("--run", metavar="NAME|PATH", help="A run, by name or path.")]
-Question = Annotated[str, typer.Option("--question", help="What the responses answer.")]
-Units = Annotated[str, typer.Option("--units", help="Cut into steps, sentences or words, or auto.")]
-ComputeDtype = Annotated[
-    str, typer.Option("--compute-dtype", help="float32 is exact; bfloat16 saves memory, and its noise shows.")
-]
+app.add_typer(explain_verbs.app, name="explain")
+app.add_typer(runs_verbs.app, name="runs")
+app.add_typer(tokenize_verbs.app, name="tokenize")
 
 
 def _version(wanted: bool) -> None:
@@ -178,143 +168,6 @@ def export(
         else:
             lines = [f"{written['folder']}: {written['merged']}, in {written['dtype']}", f"GGUF: {written['gguf']}"]
             console(out).print("\n".join(lines))
-
-
-@explain_app.command("text")
-def explain_text(
-    run_name: RunName,
-    question: Question,
-    response: Annotated[str, typer.Option("--response", help="The response to explain.")],
-    units: Units = "auto",
-    json: Json = False,
-    compute_dtype: ComputeDtype = "float32",
-    runs_root: RunsRoot = Path("runs"),
-) -> None:
-    """Which parts of a response made its reward."""
-    from alignment.run_dir import RunDir
-    from graphs.cli import explain
-    from graphs.cli.output import results
-    from graphs.cli.run import print_explanation
-
-    with results(json) as out:
-        kept = RunDir.open(run_name, runs_root)
-        print_explanation(explain.explain_text(kept, question, response, units, compute_dtype), json, out)
-
-
-@explain_app.command("pair")
-def explain_pair(
-    run_name: RunName,
-    question: Annotated[str | None, typer.Option("--question", help="What both responses answer.")] = None,
-    first: Annotated[str | None, typer.Option("--first", help="One response.")] = None,
-    second: Annotated[str | None, typer.Option("--second", help="The other one.")] = None,
-    units: Units = "auto",
-    json: Json = False,
-    compute_dtype: ComputeDtype = "float32",
-    runs_root: RunsRoot = Path("runs"),
-) -> None:
-    """Why one response is preferred to another; without responses, the pair that the run's recipe names."""
-    from alignment.run_dir import RunDir
-    from graphs.cli import explain
-    from graphs.cli.output import results
-    from graphs.cli.run import print_explanation
-
-    with results(json) as out:
-        kept = RunDir.open(run_name, runs_root)
-        print_explanation(explain.explain_pair(kept, question, first, second, units, compute_dtype), json, out)
-
-
-@runs_app.command("ls")
-def runs_ls(json: Json = False, runs_root: RunsRoot = Path("runs")) -> None:
-    """List the runs, the newest first."""
-    from graphs.cli import runs
-    from graphs.cli.output import console, results, write_json
-
-    with results(json) as out:
-        listing = runs.list_runs(runs_root)
-        if json:
-            write_json(listing, out)
-        else:
-            runs.print_runs(listing, console(out))
-
-
-@runs_app.command("show")
-def runs_show(
-    name: Annotated[str, typer.Argument(help="A run, by name or path.")],
-    json: Json = False,
-    runs_root: RunsRoot = Path("runs"),
-) -> None:
-    """State, results and files of one run."""
-    from alignment.run_dir import RunDir
-    from graphs.cli import runs
-    from graphs.cli.output import console, results, write_json
-
-    with results(json) as out:
-        shown = runs.show_run(RunDir.open(name, runs_root))
-        if json:
-            write_json(shown, out)
-        else:
-            runs.print_run(shown, console(out))
-
-
-@tokenize_app.command("train")
-def tokenize_train(
-    files: Annotated[
-        list[Path], typer.Argument(metavar="CORPUS...", help=".txt files; .jsonl files, of which every text is used.")
-    ],
-    folder: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="The new tokenizer's folder.")],
-    vocab_size: Annotated[int, typer.Option("--vocab-size", help="Tokens, with bytes and special tokens.")] = 8000,
-    min_frequency: Annotated[int, typer.Option("--min-frequency", help="A pair that is rarer is not merged.")] = 2,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Replace a tokenizer that is there.")] = False,
-    json: Json = False,
-) -> None:
-    """Train a byte-level BPE tokenizer on your own text."""
-    from graphs.cli import tokenize
-    from graphs.cli.output import console, results, write_json
-
-    with results(json) as out:
-        trained = tokenize.train(files, folder, vocab_size, min_frequency, fresh)
-        if json:
-            write_json(trained, out)
-        else:
-            tokenize.print_trained(trained, console(out))
-
-
-@tokenize_app.command("compare")
-def tokenize_compare(
-    file: Annotated[Path, typer.Argument(help="A text in UTF-8.")],
-    names: Annotated[
-        list[str], typer.Option("--with", metavar="TOKENIZER", help="embedded, a folder or a hub id; may be repeated.")
-    ],
-    json: Json = False,
-) -> None:
-    """How many tokens each tokenizer makes of a text, and whether it gives the text back."""
-    from graphs.cli import tokenize
-    from graphs.cli.output import console, results, write_json
-
-    with results(json) as out:
-        comparison = tokenize.compare(file, names)
-        if json:
-            write_json(comparison, out)
-        else:
-            tokenize.print_comparison(comparison, console(out))
-
-
-@tokenize_app.command("show")
-def tokenize_show(
-    word: Annotated[str, typer.Argument(help="A word; a space before it belongs to it.")],
-    name: Annotated[str, typer.Option("--tokenizer", help="embedded, a folder or a hub id.")] = "embedded",
-    json: Json = False,
-) -> None:
-    """How a word becomes tokens, merge by merge."""
-    from graphs.cli import tokenize
-    from graphs.cli.output import console, results, write_json
-
-    with results(json) as out:
-        shown = tokenize.show(word, name)
-        if json:
-            write_json(shown, out)
-        else:
-            tokenize.print_merges(shown, console(out))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -135,6 +135,22 @@ def test_stream_gives_the_text_and_can_be_closed(engine: Engine) -> None:
     assert engine.generate([request])  # the worker is free again
 
 
+def test_streams_are_the_texts_of_generate_written_together(engine: Engine) -> None:
+    want = engine.generate(requests())
+    stream, pieces = engine.streams(requests()), []
+    while True:
+        try:
+            pieces.append(next(stream))
+        except StopIteration as end:
+            done = end.value
+            break
+    assert [c.ids for c in done] == [c.ids for c in want]
+    assert ["".join(text for i, text in pieces if i == at) for at in range(len(want))] == [c.text for c in want]
+    order = [i for i, _ in pieces]
+    everyone = range(len(want))
+    assert max(map(order.index, everyone)) < min(len(order) - 1 - order[::-1].index(i) for i in everyone)
+
+
 def test_scores_alone_and_together(engine: Engine) -> None:
     responses = ["10 - 4 = 6", "10 - 4 = 6 (left: 5 6 6)", "10", "LEAVE: 2 9 cannot make 24  \n"]
     prompts = [PROMPTS[0]] * 4

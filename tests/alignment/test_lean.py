@@ -146,6 +146,25 @@ def next_long(engine: Engine) -> int:
     return next(i for i in range(50) if engine.generate([ask("4 7 8 8", tokens=300, seed=i)])[0].finish == "length")
 
 
+def long(text: str) -> Request:
+    return ask(text, tokens=20_000, grammar="[0-9]{20000}")
+
+
+def test_closing_streams_cancels_every_row(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("alignment.admission.MAX_ROWS", 2)
+    requests = [long(f"{i} 7 8 8") for i in range(4)]
+    lengths = [len(engine.backbone.chat.prompt_ids(request.prompt)) for request in requests]
+    pieces = engine.streams(requests)
+    next(pieces)
+    pieces.close()
+    short = engine.generate([ask("1 2")])[0]
+    # two had begun; the others never did
+    assert engine.usage.read + engine.usage.spared == sum(lengths[:2]) + short.prompt_tokens
+    written = engine.usage.written
+    again = engine.generate([ask("1 2")])[0]
+    assert engine.usage.written - written == again.tokens - 1  # nobody else's
+
+
 def test_what_is_in_the_store_is_not_read_again_and_changes_nothing(engine: Engine) -> None:
     text = "the quick brown fox makes 24 of 4 7 8 8 " * 3
     first = engine.generate([ask(text, seed=1)])[0]
@@ -159,6 +178,16 @@ def test_what_is_in_the_store_is_not_read_again_and_changes_nothing(engine: Engi
     read = engine.usage.read
     engine.generate([ask(text, seed=i) for i in range(16)])
     assert engine.usage.read - read == first.prompt_tokens  # once for all
+
+
+def test_every_prompt_token_is_read_or_spared(engine: Engine) -> None:
+    shared = "the quick brown fox makes 24 of "
+    requests = [ask(shared + text, seed=i) for i, text in enumerate(("4 7 8 8", "4 7 8 9", "4 7 8 8", "1 2", "4 7"))]
+    for _ in range(2):  # the second time from the store
+        read, spared = engine.usage.read, engine.usage.spared
+        asked = sum(done.prompt_tokens for done in engine.generate(requests))
+        assert engine.usage.read - read + engine.usage.spared - spared == asked
+    assert engine.usage.read - read == 4  # the last token of each prompt
 
 
 def test_changed_weights_are_not_answered_from_the_store(engine: Engine) -> None:
@@ -178,9 +207,9 @@ def test_changed_weights_are_not_answered_from_the_store(engine: Engine) -> None
 def test_more_rows_than_fit_are_written_one_after_the_other(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     requests = [ask(f"{i} 7 8 8", seed=i) for i in range(7)]
     want = [done.ids for done in engine.generate(requests)]
-    monkeypatch.setattr("alignment.engine.MAX_ROWS", 2)
+    monkeypatch.setattr("alignment.admission.MAX_ROWS", 2)
     assert [done.ids for done in engine.generate(requests)] == want
-    monkeypatch.setattr("alignment.engine.SLOT_BYTES", 1)
+    monkeypatch.setattr("alignment.admission.SLOT_BYTES", 1)
     assert [done.ids for done in engine.generate(requests)] == want
 
 
@@ -196,7 +225,7 @@ def test_quantized_weights_are_unpacked_and_mean_the_same(tiny_model: Path, quan
     request = Request([{"role": "user", "content": "4 7 8 8"}], role="sft", max_tokens=12, seed=1)
     with Engine(backbone) as engine:
         with engine.for_training() if training else nullcontext():
-            assert engine._decoder("sft") is not None
+            assert engine._admission.decoder("sft") is not None
             done = engine.generate([request])[0]
         again = engine.logprobs([request.prompt], [done.ids], "sft")[0]
     assert done.logprob == pytest.approx(sum(again), abs=1e-3)
@@ -208,7 +237,7 @@ def test_what_goes_wrong_while_a_copy_is_made_reaches_the_caller(
     def full(*_: object) -> None:
         raise MemoryError("no room for a copy")
 
-    monkeypatch.setattr("alignment.engine.LeanDecoder", full)
+    monkeypatch.setattr("alignment.admission.LeanDecoder", full)
     with pytest.raises(MemoryError, match="no room"):
         engine.generate([ask("1 2")])
     monkeypatch.undo()

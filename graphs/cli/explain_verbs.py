@@ -1,0 +1,62 @@
+"""The verbs ``junto explain ...``: their options; the work is in ``graphs.cli.explain``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from graphs.cli.options import Json, RunsRoot
+
+app = typer.Typer(no_args_is_help=True, help="Why a run's reward model decided as it did.")
+
+RunName = Annotated[str, typer.Option("--run", metavar="NAME|PATH", help="A run, by name or path.")]
+Question = Annotated[str, typer.Option("--question", help="What the responses answer.")]
+Units = Annotated[str, typer.Option("--units", help="Cut into steps, sentences or words, or auto.")]
+ComputeDtype = Annotated[
+    str, typer.Option("--compute-dtype", help="float32 is exact; bfloat16 saves memory, and its noise shows.")
+]
+
+
+@app.command("text")
+def explain_text(
+    run_name: RunName,
+    question: Question,
+    response: Annotated[str, typer.Option("--response", help="The response to explain.")],
+    units: Units = "auto",
+    json: Json = False,
+    compute_dtype: ComputeDtype = "float32",
+    runs_root: RunsRoot = Path("runs"),
+) -> None:
+    """Which parts of a response made its reward."""
+    from alignment.run_dir import RunDir
+    from graphs.cli import explain
+    from graphs.cli.output import results
+    from graphs.cli.run import print_explanation
+
+    with results(json) as out:
+        kept = RunDir.open(run_name, runs_root)
+        print_explanation(explain.explain_text(kept, question, response, units, compute_dtype), json, out)
+
+
+@app.command("pair")
+def explain_pair(
+    run_name: RunName,
+    question: Annotated[str | None, typer.Option("--question", help="What both responses answer.")] = None,
+    first: Annotated[str | None, typer.Option("--first", help="One response.")] = None,
+    second: Annotated[str | None, typer.Option("--second", help="The other one.")] = None,
+    units: Units = "auto",
+    json: Json = False,
+    compute_dtype: ComputeDtype = "float32",
+    runs_root: RunsRoot = Path("runs"),
+) -> None:
+    """Why one response is preferred to another; without responses, the pair that the run's recipe names."""
+    from alignment.run_dir import RunDir
+    from graphs.cli import explain
+    from graphs.cli.output import results
+    from graphs.cli.run import print_explanation
+
+    with results(json) as out:
+        kept = RunDir.open(run_name, runs_root)
+        print_explanation(explain.explain_pair(kept, question, first, second, units, compute_dtype), json, out)

@@ -1,0 +1,45 @@
+"""The verbs ``junto runs ...``: their options; the work is in ``graphs.cli.runs``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from graphs.cli.options import Json, RunsRoot
+
+app = typer.Typer(no_args_is_help=True, help="The runs that there are, and what they hold.")
+
+
+@app.command("ls")
+def runs_ls(json: Json = False, runs_root: RunsRoot = Path("runs")) -> None:
+    """List the runs, the newest first."""
+    from graphs.cli import runs
+    from graphs.cli.output import console, results, write_json
+
+    with results(json) as out:
+        listing = runs.list_runs(runs_root)
+        if json:
+            write_json(listing, out)
+        else:
+            runs.print_runs(listing, console(out))
+
+
+@app.command("show")
+def runs_show(
+    name: Annotated[str, typer.Argument(help="A run, by name or path.")],
+    json: Json = False,
+    runs_root: RunsRoot = Path("runs"),
+) -> None:
+    """State, results and files of one run."""
+    from alignment.run_dir import RunDir
+    from graphs.cli import runs
+    from graphs.cli.output import console, results, write_json
+
+    with results(json) as out:
+        shown = runs.show_run(RunDir.open(name, runs_root))
+        if json:
+            write_json(shown, out)
+        else:
+            runs.print_run(shown, console(out))
