@@ -78,7 +78,7 @@ def part(task: Any, name: str, scorer: str) -> Callable[..., Any]:
     """An optional function of a task; raises SetupError where the task has none."""
     if not hasattr(task, name):
         raise SetupError(
-            f"the scorer {scorer!r} needs a function {name}(question, steps) in the task, and {task.__name__} has none"
+            f"the scorer {scorer!r} needs a function {name}(question, steps) in the task's module, which has none"
         )
     return getattr(task, name)
 

@@ -13,7 +13,7 @@ from agents.leaving import Sampled, Step, calibrate, gains, replay
 
 def sampled(solved: bool, values: list[float], tokens: int = 10) -> Sampled:
     steps = tuple(Step(tokens, value, not solved) for value in values)
-    return Sampled(steps, "right" if solved else "wrong", 0.0, solved)
+    return Sampled(steps, "right" if solved else "wrong", float(solved), solved)
 
 
 def questions(count: int, critic: str, seed: int = 0, lines: int = 24) -> list[list[Sampled]]:
@@ -39,12 +39,12 @@ def test_replay_by_hand() -> None:
 
 
 def test_a_perfect_critic_is_let_and_others_are_not() -> None:
-    good = calibrate(questions(60, "perfect"), experts=3)
+    good = calibrate(questions(60, "perfect"), experts=3, how="best")
     assert good["threshold"] is not None and -1 < good["threshold"] <= 1
     assert good["difference"]["low"] > 0.05 and good["precision"] == good["recall"] == good["auc"] == 1
     assert 0.75 < good["base_rate"] < 0.95
     for critic in ("wrong", "blind"):
-        bad = calibrate(questions(60, critic), experts=3)
+        bad = calibrate(questions(60, critic), experts=3, how="best")
         assert bad["threshold"] is None and "at equal tokens" in bad["reason"], critic
     assert calibrate(questions(60, "wrong"), experts=3)["auc"] == 0
 

@@ -44,6 +44,9 @@ def test_step_grammar() -> None:
 
 
 def test_vote_by_hand() -> None:
-    # two lines of weight 1 that agree outweigh one of 1.5; the heavier of the two is given
-    assert vote([["a", "x"], ["b", "y"], ["c", "x"]], [1.0, 1.5, 1.2]) == 2
-    assert vote([["a", "x"], ["b", "y"]], [1.0, 1.5]) == 1
+    # exp(0) + exp(0.2) = 2.22 of two lines that agree outweigh exp(0.7) = 2.01; the better of the two is given
+    assert vote(["x", "y", "x"], [0.0, 0.7, 0.2]) == 2
+    assert vote(["x", "y", "x"], [0.0, 0.9, 0.2]) == 1  # 2.46
+    assert vote(["x", "y", "x"], [0.0, 0.9, 0.2], "majority") == 2
+    assert vote(["x", "y", "x"], [0.0, 0.9, 1.0], "best") == 2
+    assert vote(["x", "y"], [-1e6, -1e6 + 1]) == 1  # no exponential overflows, nor is it lost
