@@ -17,6 +17,7 @@ from alignment.statistics import auc, bootstrap
 
 ORDERS = 40  # in which the lines of a question are taken; accuracies are means over them
 CANDIDATES = 19  # thresholds that are tried, at equal steps of the values' distribution
+FEWEST = 16  # questions: the threshold is picked on one half of them and measured on the other
 
 
 @dataclass(frozen=True)
@@ -83,9 +84,10 @@ def gains(questions: Sequence[Asked], experts: int, threshold: float, how: str, 
 
 def calibrate(questions: Sequence[Asked], experts: int, how: str = "reward", seed: int = 0) -> dict[str, Any]:
     """Picks the threshold on one half of the questions and measures it on the other. ``threshold`` is None unless the
-    lower bound of the paired difference at equal tokens is at least 0. Raises ValueError for fewer than 4 questions."""
-    if len(questions) < 4:
-        raise ValueError("a threshold is picked on one half of the questions and measured on the other: 4 at least")
+    difference at equal tokens, paired, is above 0 and its lower bound is not below 0. Raises ValueError for fewer than
+    ``FEWEST`` questions."""
+    if len(questions) < FEWEST:
+        raise ValueError(f"{len(questions)} questions are too few to measure on; take {FEWEST} at least")
     fit, held = questions[::2], questions[1::2]
     values = sorted(step.value for lines in fit for one in lines for step in one.steps[:-1])
     tried = sorted({values[len(values) * i // (CANDIDATES + 1)] for i in range(1, CANDIDATES + 1)}) if values else []
@@ -106,7 +108,7 @@ def calibrate(questions: Sequence[Asked], experts: int, how: str = "reward", see
         f"at equal tokens leaving below {best:+.2f} changes accuracy by {points['value']:+.1f} points "
         f"({points['low']:+.1f} to {points['high']:+.1f}) on {len(held)} held-out questions"
     )
-    return found | {"threshold": best if difference["low"] >= 0 else None, "reason": said}
+    return found | {"threshold": best if difference["value"] > 0 <= difference["low"] else None, "reason": said}
 
 
 def _mean_gain(found: dict[str, list[float]]) -> float:

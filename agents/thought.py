@@ -53,6 +53,12 @@ def step_grammar(step: str | None) -> str:
     return rf"(({body})|{LEAVE} [^\n]+|{ANSWER} [^\n]+)\n?"
 
 
+def line_grammar(step: str | None, steps: int) -> str:
+    """A regular expression of a whole line of up to ``steps`` steps, the last of which may leave or answer."""
+    body = step or r"[^\n]+"
+    return rf"(({body})\n){{0,{steps - 1}}}(({body})|{LEAVE} [^\n]+|{ANSWER} [^\n]+)\n?"
+
+
 def read(text: str, finish: str) -> tuple[str, Literal["active", "left", "final", "pruned"], str]:
     """What an expert wrote, as (text, status, reason).
 

@@ -71,9 +71,7 @@ def seat(
     has_reward = "reward" in engine.roles or recipe.reward.function is not None
     score = config.scorer if config.scorer != "auto" else "reward" if has_reward else "logprob"
     leave = config.leave_scorer if config.leave_scorer != "auto" else "critic" if "value" in engine.roles else score
-    return Context(
-        engine, task, config, thread, persona, named(score), None if limit is None else named(leave), limit, [note]
-    )
+    return Context(engine, task, config, thread, persona, named(score), named(leave), limit, [note])
 
 
 def calibration_of(run: RunDir) -> dict[str, Any] | None:

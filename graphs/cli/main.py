@@ -126,6 +126,34 @@ def chat(
 
 
 @app.command()
+def calibrate(
+    run_name: Annotated[str, typer.Argument(metavar="RUN", help="A run, by name or path.")],
+    count: Annotated[int, typer.Option("--n", help="Validation questions.")] = 48,
+    lines: Annotated[int, typer.Option("--lines", min=2, help="Lines that are written for each.")] = 12,
+    assignments: Annotated[
+        list[str] | None, typer.Option("--set", metavar="A.B=VALUE", help="Override a key; may be repeated.")
+    ] = None,
+    json: Json = False,
+    runs_root: RunsRoot = Path("runs"),
+) -> None:
+    """Measure whether leaving by score helps a run's council, and switch it on where it does."""
+    from alignment.run_dir import RunDir
+    from graphs.calibrate import run_calibrate
+    from graphs.cli.calibrate import print_calibration
+    from graphs.cli.output import console, results, write_json
+    from graphs.cli.progress import Reporter
+
+    with results(json) as out:
+        run = RunDir.open(run_name, runs_root)
+        with Reporter() as report:
+            found = run_calibrate(run.path, assignments or [], count, lines, report)
+        if json:
+            write_json(found, out)
+        else:
+            print_calibration(found, console(out))
+
+
+@app.command()
 def estimate(
     recipe: Annotated[Path, typer.Argument(help="A recipe in YAML.")],
     assignments: Annotated[

@@ -62,5 +62,5 @@ def test_a_threshold_below_every_value_changes_nothing(seed: int, low: float) ->
 
 
 def test_few_questions_are_refused() -> None:
-    with pytest.raises(ValueError, match="4 at least"):
-        calibrate(questions(3, "perfect"), experts=3)
+    with pytest.raises(ValueError, match="16 at least"):
+        calibrate(questions(15, "perfect"), experts=3)
