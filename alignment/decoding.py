@@ -137,19 +137,45 @@ def advance(backbone: Backbone, rows: Sequence[Row], logits: Tensor) -> None:
     """The next token of each row from float32 ``logits`` [B, V], which are overwritten."""
     scaled = logits.div_(torch.tensor([row.request.temperature or 1.0 for row in rows]).unsqueeze(1))
     scaled = scaled.sub_(scaled.amax(-1, keepdim=True))
-    bound = {i: scaled[i].clone() for i, row in enumerate(rows) if row.matcher is not None}
-    best = scaled.argmax(-1).tolist() if any(row.request.temperature == 0 for row in rows) else []
+    bound = [i for i, row in enumerate(rows) if row.matcher is not None]
+    allowed, tops = _masked(scaled[bound], [rows[i].matcher for i in bound]) if bound else (scaled[:0], [])
     weights = scaled.exp_()
     totals = weights.sum(-1, dtype=torch.float64).log().tolist()
-    free = [i for i, row in enumerate(rows) if i not in bound and row.request.temperature > 0]
-    drawn = dict(zip(free, _draw(weights[free], [rows[i].stream.random() for i in free]), strict=True)) if free else {}
+    free = [i for i, row in enumerate(rows) if row.matcher is None]
+    tokens = dict(zip(free, _choose(weights[free] if bound else weights, [rows[i] for i in free]), strict=True))
+    tokens |= dict(zip(bound, _choose(allowed, [rows[i] for i in bound]), strict=True))
+    # what a grammar forces may be so improbable that its weight among all tokens is 0, but not among the allowed ones
+    logp = {i: top + allowed[k, tokens[i]].log().item() for k, (i, top) in enumerate(zip(bound, tops, strict=True))}
     for i, row in enumerate(rows):
-        token = _draw_allowed(row, bound[i]) if i in bound else drawn[i] if i in drawn else best[i]
+        token = tokens[i]
         row.ids.append(token)
-        row.logprob += (bound[i][token].item() if i in bound else weights[i, token].log().item()) - totals[i]
+        row.logprob += (logp[i] if i in logp else weights[i, token].log().item()) - totals[i]
         if row.matcher is not None and token != backbone.chat.eos_id:
             row.matcher.consume_token(token)
         _finish(backbone, row, token)
+
+
+def _masked(scaled: Tensor, matchers: Sequence[Any]) -> tuple[Tensor, list[float]]:
+    """Weights of the tokens that each row's grammar allows, the greatest of them 1, and 0 for the others; and the
+    logarithms of what the greatest were."""
+    packed = np.stack([np.frombuffer(matcher.compute_bitmask(), dtype=np.uint8) for matcher in matchers])
+    allowed = torch.from_numpy(np.unpackbits(packed, axis=1, bitorder="little").view(bool))
+    width = scaled.shape[1]  # that of the output layer, which may have more rows than the tokenizer has tokens
+    allowed = functional.pad(allowed, (0, max(0, width - allowed.shape[1])))[:, :width]
+    scaled = scaled.masked_fill_(~allowed, -torch.inf)
+    tops = scaled.amax(-1, keepdim=True)
+    return scaled.sub_(tops).exp_(), tops.flatten().tolist()
+
+
+def _choose(weights: Tensor, rows: Sequence[Row]) -> list[int]:
+    """By chance, in proportion to the weights; the heaviest at temperature 0."""
+    if not rows:
+        return []
+    drawn = _draw(weights, [row.stream.random() if row.request.temperature > 0 else 0.0 for row in rows])
+    if all(row.request.temperature > 0 for row in rows):
+        return drawn
+    best = weights.argmax(-1).tolist()
+    return [drawn[i] if row.request.temperature > 0 else best[i] for i, row in enumerate(rows)]
 
 
 def _draw(weights: Tensor, uniforms: Sequence[float]) -> list[int]:
@@ -166,16 +192,6 @@ def _draw(weights: Tensor, uniforms: Sequence[float]) -> list[int]:
     left = torch.minimum(left, inside[:, -1] * (1 - 1e-12)).unsqueeze(1)
     token = torch.searchsorted(inside, left, right=True).squeeze(1)
     return (block * BLOCK + token).tolist()
-
-
-def _draw_allowed(row: Row, logp: Tensor) -> int:
-    """The same among the tokens that the row's grammar allows; the most probable one at temperature 0."""
-    allowed = np.unpackbits(np.frombuffer(row.matcher.compute_bitmask(), dtype=np.uint8), bitorder="little")
-    allowed = np.pad(allowed, (0, max(0, len(logp) - len(allowed))))[: len(logp)]
-    logp = logp.masked_fill(~torch.from_numpy(allowed.astype(bool)), -torch.inf)
-    if row.request.temperature == 0:
-        return int(logp.argmax())
-    return _draw(logp.sub(logp.max()).exp().unsqueeze(0), [row.stream.random()])[0]
 
 
 def _finish(backbone: Backbone, row: Row, token: int) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import random
 import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +15,7 @@ import torch
 from alignment.backbone import Backbone
 from alignment.batch import encode_scored
 from alignment.config import BackboneConfig, LoraSettings
-from alignment.decoding import common_prefix
+from alignment.decoding import Row, advance, common_prefix, matcher_of
 from alignment.engine import Engine, Request
 from alignment.errors import SetupError
 from graphs.tasks import game24
@@ -115,6 +117,34 @@ def test_grammar_holds_for_random_weights(engine: Engine) -> None:
     )
     ended = [c for c in done if c.finish != "length"]
     assert ended and all(re.fullmatch(grammar, c.text) for c in ended)
+
+
+def test_what_a_grammar_forces_keeps_its_probability(engine: Engine) -> None:
+    """However improbable it is. The probability is the one before the grammar's mask."""
+    [token] = engine.backbone.chat.text_ids("7")
+    logits = torch.zeros(1, engine.backbone.model.config.vocab_size)
+    logits[0, token] = -300
+    row = Row(Request(PROMPTS[0], temperature=0.5), [], matcher=matcher_of("7", engine._grammar()))
+    advance(engine.backbone, [row], logits)
+    assert row.ids == [token] and row.finish == "stop"
+    assert row.logprob == pytest.approx(-600 - math.log(logits.shape[1] - 1), abs=1e-3)
+
+
+def test_a_grammar_renormalizes(engine: Engine) -> None:
+    """Among the allowed tokens the draw is in proportion to their probabilities."""
+    chat, width = engine.backbone.chat, engine.backbone.model.config.vocab_size
+    [[a], [b], [c]] = (chat.text_ids(text) for text in "123")
+    rows = [
+        Row(Request(PROMPTS[0]), [], matcher=matcher_of("[12]", engine._grammar()), stream=random.Random(i))
+        for i in range(2000)
+    ]
+    logits = torch.zeros(2000, width)
+    logits[:, a], logits[:, b], logits[:, c] = 1.0, 2.0, 9.0
+    advance(engine.backbone, rows, logits)
+    drawn = [row.ids[0] for row in rows]
+    assert set(drawn) == {a, b}
+    want = math.e / (math.e + math.e**2)
+    assert abs(drawn.count(a) / 2000 - want) < 4 * (want * (1 - want) / 2000) ** 0.5
 
 
 def test_prefix_continues_the_assistants_text(engine: Engine) -> None:
