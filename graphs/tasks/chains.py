@@ -18,7 +18,7 @@ from pathlib import Path
 from pydantic import Field, field_validator, model_validator
 
 from alignment.errors import UsageError
-from graphs.tasks import Row, TaskData, generated
+from graphs.tasks import TaskData, generated
 from graphs.tasks.generated import ANSWER, LEAVE
 
 __all__ = ["ANSWER", "LEAVE", "STEP", "Options", "check", "load", "prompt", "solution", "validate_question"]
@@ -62,12 +62,7 @@ PARTS = {
 Step = tuple[int, str, int, int, str]  # a, op, b, the result, its unit
 
 
-def _pattern(template: str) -> re.Pattern[str]:
-    words = re.escape(template)
-    return re.compile(re.sub(r"\\\{(\w+)\\\}", lambda found: f"(?P<{found[1]}>{PARTS[found[1]]})", words))
-
-
-PATTERNS = {kind: _pattern(template) for kind, template in EVENTS.items()}
+PATTERNS = {kind: generated.pattern(template, PARTS) for kind, template in EVENTS.items()}
 
 
 class Options(generated.Sizes):
@@ -80,10 +75,7 @@ class Options(generated.Sizes):
     @field_validator("held_out")
     @classmethod
     def _normal_form(cls, questions: list[str]) -> list[str]:
-        try:
-            return [validate_question(question) for question in questions]
-        except UsageError as error:
-            raise ValueError(str(error)) from error
+        return generated.normal_forms(questions, validate_question)
 
     @model_validator(mode="after")
     def _ranges(self) -> Options:
@@ -98,26 +90,13 @@ class Options(generated.Sizes):
 def load(options: Options, seed: int, base: Path | None = None) -> TaskData:
     """Generated rows; the same options and seed give the same rows. Raises UsageError where the options leave no
     question for a split."""
-
-    def line(rng: random.Random, question: str) -> Row:
-        return generated.slip_line(rng, solution(question), slip(question), options.wrong)
-
-    maker = generated.Maker(
-        draw=lambda rng: draw(rng, options),
-        key=key,
-        line=line,
-        pair=lambda rng, question: generated.slip_pair(rng, solution(question), slip(question)),
-        peers=lambda rng, question: generated.slip_peers(rng, solution(question), slip(question)),
-        prompt=prompt,
-    )
+    maker = generated.slip_maker(lambda rng: draw(rng, options), key, prompt, solution, slip, options.wrong)
     return generated.generate(maker, options, seed)
 
 
 def prompt(question: str, board: Sequence[str] = (), persona: str = "") -> list[dict[str, str]]:
     """The messages for one expert. ``board``: steps that peers have shared."""
-    system = "Solve step by step." + (f" {persona}" if persona else "")
-    peers = "\nPeers:\n" + "\n".join(board) if board else ""
-    return [{"role": "system", "content": system}, {"role": "user", "content": question + peers}]
+    return generated.messages("Solve step by step.", question, board, persona)
 
 
 def check(question: str, response: str) -> bool | None:

@@ -21,7 +21,7 @@ from pathlib import Path
 from pydantic import Field, field_validator, model_validator
 
 from alignment.errors import UsageError
-from graphs.tasks import Row, TaskData, arithmetic, generated
+from graphs.tasks import TaskData, arithmetic, generated
 from graphs.tasks.arithmetic import LEAVE, STEP, Game, State
 
 __all__ = ["LEAVE", "STEP", "Options", "check", "follow", "load", "prompt", "solvable", "validate_question"]
@@ -44,10 +44,7 @@ class Options(generated.Sizes):
     @field_validator("held_out")
     @classmethod
     def _normal_form(cls, questions: list[str]) -> list[str]:
-        try:
-            return [validate_question(question) for question in questions]
-        except UsageError as error:
-            raise ValueError(str(error)) from error
+        return generated.normal_forms(questions, validate_question)
 
     @model_validator(mode="after")
     def _ranges(self) -> Options:
@@ -68,14 +65,10 @@ def load(options: Options, seed: int, base: Path | None = None) -> TaskData:
     for question in options.held_out:
         if not solvable(question):
             raise UsageError(f'data.held_out has "{question}", which has no solution; take another')
-
-    def line(rng: random.Random, question: str) -> Row:
-        return arithmetic.line_row(rng, *_read(question), options.wrong)
-
     maker = generated.Maker(
         draw=lambda rng: draw(rng, options),
         key=lambda question: question.split(" from ")[1],
-        line=line,
+        line=lambda rng, question: arithmetic.line_row(rng, *_read(question), options.wrong),
         pair=lambda rng, question: arithmetic.pair(rng, *_read(question)),
         peers=lambda rng, question: arithmetic.board(rng, *_read(question)),
         prompt=prompt,
@@ -85,9 +78,7 @@ def load(options: Options, seed: int, base: Path | None = None) -> TaskData:
 
 def prompt(question: str, board: Sequence[str] = (), persona: str = "") -> list[dict[str, str]]:
     """The messages for one expert. ``board``: steps that peers have shared."""
-    system = "Make the target; use each number once." + (f" {persona}" if persona else "")
-    peers = "\nPeers:\n" + "\n".join(board) if board else ""
-    return [{"role": "system", "content": system}, {"role": "user", "content": question + peers}]
+    return generated.messages("Make the target; use each number once.", question, board, persona)
 
 
 def check(question: str, response: str) -> bool | None:

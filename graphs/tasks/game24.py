@@ -22,7 +22,7 @@ from pydantic import Field, field_validator
 
 from alignment.config import Settings
 from alignment.errors import UsageError
-from graphs.tasks import Row, TaskData, arithmetic
+from graphs.tasks import Row, TaskData, arithmetic, generated
 from graphs.tasks.arithmetic import LEAVE, STEP, Game, State, moves
 
 __all__ = ["LEAVE", "STEP", "Options", "alive", "check", "follow", "load", "moves", "prompt", "validate_question"]
@@ -50,10 +50,7 @@ class Options(Settings):
     @field_validator("held_out")
     @classmethod
     def _normal_form(cls, puzzles: list[str]) -> list[str]:
-        try:
-            return [validate_question(puzzle) for puzzle in puzzles]
-        except UsageError as error:
-            raise ValueError(str(error)) from error
+        return generated.normal_forms(puzzles, validate_question)
 
 
 # -- the game ---------------------------------------------------------------------------------------------
@@ -126,9 +123,7 @@ def validate_question(question: str) -> str:
 
 def prompt(question: str, board: Sequence[str] = (), persona: str = "") -> list[dict[str, str]]:
     """The messages for one expert. ``board``: steps that peers have shared."""
-    system = "Make 24." + (f" {persona}" if persona else "")
-    peers = "\nPeers:\n" + "\n".join(board) if board else ""
-    return [{"role": "system", "content": system}, {"role": "user", "content": question + peers}]
+    return generated.messages("Make 24.", question, board, persona)
 
 
 # -- rows -------------------------------------------------------------------------------------------------

@@ -1,4 +1,5 @@
-"""Rows of tasks whose questions are drawn at random: sizes, the split by content, and slips in a known solution.
+"""Rows of tasks whose questions are drawn at random: sizes, prompts, the split by content, and slips in a known
+solution.
 
 Not a task itself.
 """
@@ -7,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from pydantic import Field
@@ -33,6 +35,28 @@ class Sizes(Settings):
     board: float = Field(0.15, ge=0, le=1, description="share of supervised rows that show peers' steps")
     validation: float = Field(0.2, gt=0, lt=1, description="share of the questions held out, by content")
     held_out: list[str] = Field(default_factory=list, description="questions that are always held out")
+
+
+def normal_forms(questions: Sequence[str], validate: Callable[[str], str]) -> list[str]:
+    """The questions as ``validate`` writes them; what it refuses raises ValueError, which pydantic hears."""
+    try:
+        return [validate(question) for question in questions]
+    except UsageError as error:
+        raise ValueError(str(error)) from error
+
+
+def messages(system: str, question: str, board: Sequence[str], persona: str) -> list[dict[str, str]]:
+    """The messages for one expert: the persona after the system text, the peers' steps after the question."""
+    peers = "\nPeers:\n" + "\n".join(board) if board else ""
+    return [
+        {"role": "system", "content": f"{system} {persona}" if persona else system},
+        {"role": "user", "content": question + peers},
+    ]
+
+
+def pattern(template: str, parts: Mapping[str, str]) -> re.Pattern[str]:
+    """What reads a sentence of a template: each ``{name}`` is a group of that name, the expression ``parts[name]``."""
+    return re.compile(re.sub(r"\\{(\w+)\\}", lambda found: f"(?P<{found[1]}>{parts[found[1]]})", re.escape(template)))
 
 
 @dataclass(frozen=True)
@@ -105,6 +129,25 @@ def _pair(rng: random.Random, maker: Maker, question: str) -> Row:
 
 
 # -- tasks whose solution is one list of lines ------------------------------------------------------------
+
+
+def slip_maker(
+    draw: Callable[[random.Random], str],
+    key: Callable[[str], str],
+    prompt: Callable[[str, Sequence[str]], list[dict[str, str]]],
+    solution: Callable[[str], list[str]],
+    slip: Callable[[str], Slip],
+    wrong: float,
+) -> Maker:
+    """Rows made of a question's solution and of slips in it; ``wrong`` is the share of lines that end in LEAVE."""
+    return Maker(
+        draw=draw,
+        key=key,
+        line=lambda rng, question: slip_line(rng, solution(question), slip(question), wrong),
+        pair=lambda rng, question: slip_pair(rng, solution(question), slip(question)),
+        peers=lambda rng, question: slip_peers(rng, solution(question), slip(question)),
+        prompt=prompt,
+    )
 
 
 def slip_line(rng: random.Random, right: Sequence[str], slip: Slip, wrong: float) -> Row:

@@ -24,7 +24,7 @@ from pathlib import Path
 from pydantic import Field, field_validator, model_validator
 
 from alignment.errors import UsageError
-from graphs.tasks import Row, TaskData, generated
+from graphs.tasks import TaskData, generated
 from graphs.tasks.generated import ANSWER, LEAVE
 
 __all__ = ["ANSWER", "LEAVE", "STEP", "Options", "check", "load", "prompt", "solution", "validate_question"]
@@ -56,12 +56,8 @@ Places = dict[str, str]  # person, container or object -> the room, person or co
 Move = tuple[str, ...]  # the verb, then the words of its sentence in their order
 
 
-def _pattern(template: str) -> re.Pattern[str]:
-    words = re.escape(template)
-    return re.compile(re.sub(r"\\\{(\w)\\\}", lambda found: f"({'|'.join(PARTS[found[1]])})", words))
-
-
-PATTERNS = {verb: _pattern(template) for verb, template in MOVES.items()}
+WORDS = {part: "|".join(names) for part, names in PARTS.items()}
+PATTERNS = {verb: generated.pattern(template, WORDS) for verb, template in MOVES.items()}
 
 
 class Options(generated.Sizes):
@@ -77,10 +73,7 @@ class Options(generated.Sizes):
     @field_validator("held_out")
     @classmethod
     def _normal_form(cls, questions: list[str]) -> list[str]:
-        try:
-            return [validate_question(question) for question in questions]
-        except UsageError as error:
-            raise ValueError(str(error)) from error
+        return generated.normal_forms(questions, validate_question)
 
     @model_validator(mode="after")
     def _ranges(self) -> Options:
@@ -95,26 +88,13 @@ class Options(generated.Sizes):
 def load(options: Options, seed: int, base: Path | None = None) -> TaskData:
     """Generated rows; the same options and seed give the same rows. Raises UsageError where the options leave no
     question for a split."""
-
-    def line(rng: random.Random, question: str) -> Row:
-        return generated.slip_line(rng, solution(question), slip(question), options.wrong)
-
-    maker = generated.Maker(
-        draw=lambda rng: draw(rng, options),
-        key=key,
-        line=line,
-        pair=lambda rng, question: generated.slip_pair(rng, solution(question), slip(question)),
-        peers=lambda rng, question: generated.slip_peers(rng, solution(question), slip(question)),
-        prompt=prompt,
-    )
+    maker = generated.slip_maker(lambda rng: draw(rng, options), key, prompt, solution, slip, options.wrong)
     return generated.generate(maker, options, seed)
 
 
 def prompt(question: str, board: Sequence[str] = (), persona: str = "") -> list[dict[str, str]]:
     """The messages for one expert. ``board``: steps that peers have shared."""
-    system = "Say after each move where everything is." + (f" {persona}" if persona else "")
-    peers = "\nPeers:\n" + "\n".join(board) if board else ""
-    return [{"role": "system", "content": system}, {"role": "user", "content": question + peers}]
+    return generated.messages("Say after each move where everything is.", question, board, persona)
 
 
 def check(question: str, response: str) -> bool | None:

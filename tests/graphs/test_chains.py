@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import operator
 import re
 from random import Random
 
@@ -27,6 +28,7 @@ OTHER_LINES = [
     "3 * 2 = 6 beads", "18 - 6 = 12 beads", "12 / 4 = 3 beads", "3 + 6 = 9 beads", "9 - 1 = 8 beads",
     "8 + 7 = 15 beads", "ANSWER: 15",
 ]  # fmt: skip
+OPERATORS = {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.truediv}
 OPTIONS = chains.Options(lines=200, pairs=300, prompts=60, held_out=[STORY])
 
 
@@ -77,7 +79,7 @@ def test_a_story_computed_otherwise_has_the_same_answer(seed: int, count: int) -
     for line in lines[:-1]:
         assert re.fullmatch(chains.STEP, line)
         a, op, b, _, value, _ = line.split()
-        assert eval(f"{a} {op} {b} == {value}")
+        assert OPERATORS[op](int(a), int(b)) == int(value)
     assert chains.check(story, "\n".join(lines)) and not chains.check(story, "\n".join(lines[:-1]))
     for at in [*range(count + 1)] * 5:
         text = chains.slip(story)(rng, at)
