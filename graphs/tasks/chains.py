@@ -13,6 +13,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Sequence
+from fractions import Fraction
 from pathlib import Path
 
 from pydantic import Field, field_validator, model_validator
@@ -103,6 +104,25 @@ def check(question: str, response: str) -> bool | None:
     """Whether the lines are the steps of the story, in its order and with its units, and then the answer."""
     lines, right = generated.written(response), solution(question)
     return len(lines) == len(right) and all(map(same_line, right, lines))
+
+
+def refute(question: str, steps: Sequence[str]) -> str | None:
+    """What is wrong with the last of ``steps`` without knowing the story: its arithmetic, or an answer that is not the
+    result before it. A step on wrong numbers is not seen."""
+    *before, last = steps
+    if re.fullmatch(STEP, last):
+        a, op, b, _, value, _ = last.split(" ")
+        right = Fraction(int(a), int(b)) if op == "/" else _value(int(a), op, int(b))
+        return None if right == int(value) else f"{a} {op} {b} is {right}, not {value}"
+    result = before[-1].split(" ")[4] if before and re.fullmatch(STEP, before[-1]) else None
+    if last.startswith(ANSWER) and result and last.removeprefix(ANSWER).strip() != result:
+        return f"the last result is {result}"
+    return None
+
+
+def reachable(question: str, steps: Sequence[str]) -> bool:
+    """Whether ``steps`` are the story's so far."""
+    return generated.begins(solution(question), steps, same_line)
 
 
 def validate_question(question: str) -> str:

@@ -30,6 +30,8 @@ NOT_A_TARGET = 24
 EXAMPLE = '"61 from 3 5 7 25"'
 LARGEST_NUMBER, LARGEST_TARGET = 100, 999  # as on television
 
+conclusion = arithmetic.conclusion
+
 
 class Options(generated.Sizes):
     """What Countdown is learned from."""
@@ -85,6 +87,18 @@ def check(question: str, response: str) -> bool | None:
     """Whether every line is a legal step and only the target is left in the end."""
     state, game = _read(question)
     return arithmetic.solves(state, response, game)
+
+
+def refute(question: str, steps: Sequence[str]) -> str | None:
+    """What is wrong with the last of ``steps``; None where it is legal and, at the end of a line, leaves the target."""
+    state, game = _read(question)
+    return arithmetic.refute(state, steps, game)
+
+
+def reachable(question: str, steps: Sequence[str]) -> bool:
+    """Whether all ``steps`` are legal and the target can still be reached after them."""
+    state = follow(question, steps)
+    return state is not None and arithmetic.alive(state, _read(question)[1])
 
 
 def validate_question(question: str) -> str:

@@ -185,3 +185,8 @@ def _leave(right: str) -> str:
 def written(response: str) -> list[str]:
     """The lines of a response without blanks around them; empty lines are left out."""
     return [line.strip() for line in response.strip().splitlines() if line.strip()]
+
+
+def begins(right: Sequence[str], lines: Sequence[str], same: Callable[[str, str], bool]) -> bool:
+    """Whether ``lines`` are the first of the ``right`` ones."""
+    return len(lines) <= len(right) and all(map(same, right, lines))

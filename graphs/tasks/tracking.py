@@ -103,6 +103,11 @@ def check(question: str, response: str) -> bool | None:
     return len(lines) == len(right) and all(map(same_line, right, lines))
 
 
+def reachable(question: str, steps: Sequence[str]) -> bool:
+    """Whether ``steps`` say so far where everything is."""
+    return generated.begins(solution(question), steps, same_line)
+
+
 def validate_question(question: str) -> str:
     """The question in its normal form, one blank between words; raises UsageError where a sentence is not one of the
     task's or a move is not possible."""

@@ -168,3 +168,27 @@ def test_a_recipe_names_the_task(capsys, tmp_path, monkeypatch) -> None:
     assert json.loads(capsys.readouterr().out)["recipe"]["data"]["max_steps"] == 6
     assert main(["run", "align", str(recipe), "--set", "data.max_steps=7", "--dry-run"]) == 2
     assert '"data.max_steps" is 7; expected at most 6' in capsys.readouterr().err
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10**6))
+def test_refute_sees_arithmetic_and_reachable_sees_the_story(seed: int) -> None:
+    rng = Random(seed)
+    question = chains.draw(rng, chains.Options())
+    right = chains.solution(question)
+    for i in range(len(right)):
+        assert chains.refute(question, right[: i + 1]) is None and chains.reachable(question, right[: i + 1])
+        wrong = [*right[:i], chains.slip(question)(rng, i)]
+        assert not chains.reachable(question, wrong)
+        if i == len(right) - 1:
+            assert chains.refute(question, wrong) == f"the last result is {right[-2].split(' ')[4]}"
+        else:
+            a, op, b, _, value, _ = wrong[-1].split(" ")
+            true = OPERATORS[op](int(a), int(b))
+            assert (chains.refute(question, wrong) is None) == (true == int(value))
+
+
+def test_refute_by_hand() -> None:
+    assert chains.refute("", ["7 / 2 = 3 apples"]) == "7 / 2 is 7/2, not 3"
+    assert chains.refute("", ["3 * 4 = 12 apples", "ANSWER: 13"]) == "the last result is 12"
+    assert chains.refute("", ["ANSWER: 13"]) is None
