@@ -26,6 +26,7 @@ class Thought(BaseModel):
     status: Literal["active", "left", "final", "pruned"] = "active"
     reason: str = ""
     tokens: int = 0
+    read: int = 0  # tokens of its prompt that were computed for it and not found in a cache
     logprob: float = 0.0  # of its tokens together, in nats
 
 

@@ -50,13 +50,15 @@ class Request:
 @dataclass(frozen=True)
 class Completion:
     """What was written. ``ids`` has the end-of-text token where the model ended; ``logprob`` is the sum over ``ids``
-    of log-probabilities in nats at the request's temperature, before the grammar's mask."""
+    of log-probabilities in nats at the request's temperature, before the grammar's mask. ``read``: tokens of the prompt
+    that were computed for it; the others came from a cache, or were computed for a row that begins in the same way."""
 
     text: str
     ids: tuple[int, ...]
     prompt_tokens: int
     logprob: float
     finish: str  # "eos", "stop", "length" or "cancelled"
+    read: int = 0
 
     @property
     def tokens(self) -> int:
@@ -72,6 +74,7 @@ class Row:
     emit: Callable[[str], None] | None = None
     cancelled: Callable[[], bool] = lambda: False
     ids: list[int] = field(default_factory=list)
+    read: int = 0
     text: str = ""
     emitted: int = 0
     logprob: float = 0.0
@@ -80,7 +83,7 @@ class Row:
     stream: random.Random = field(default_factory=random.Random)
 
     def completion(self) -> Completion:
-        return Completion(self.text, tuple(self.ids), len(self.prompt_ids), self.logprob, self.finish)
+        return Completion(self.text, tuple(self.ids), len(self.prompt_ids), self.logprob, self.finish, self.read)
 
 
 def decode_rows(backbone: Backbone, rows: list[Row]) -> None:
@@ -88,6 +91,9 @@ def decode_rows(backbone: Backbone, rows: list[Row]) -> None:
     leave the batch."""
     with torch.no_grad():
         hidden, mask, cache = prefill(backbone, [row.prompt_ids for row in rows])
+        shared = common_prefix([row.prompt_ids for row in rows])
+        for i, row in enumerate(rows):
+            row.read = len(row.prompt_ids) - (shared if i else 0)
         active = rows
         while True:
             # one set of tokens: the distribution is needed at the last position of each row only

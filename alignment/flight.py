@@ -69,10 +69,10 @@ class Flight:
 
     def join(self, rows: Sequence[Row]) -> None:
         """Reads the prompts, what several share once, and writes the first token of each row."""
-        first, before = len(self.rows), self.usage.read
-        everyone = [*self.rows, *rows]
+        first = len(self.rows)
+        self.rows += rows
         # what is longer finds its room when it gets there
-        self.slots.fit(len(everyone), max(len(row.prompt_ids) + min(row.request.max_tokens, GROW) for row in rows))
+        self.slots.fit(len(self.rows), max(len(row.prompt_ids) + min(row.request.max_tokens, GROW) for row in rows))
         prompts: dict[tuple[int, ...], list[int]] = {}  # slots of the rows of each prompt
         for slot, row in enumerate(rows, first):
             prompts.setdefault(tuple(row.prompt_ids), []).append(slot)
@@ -83,10 +83,8 @@ class Flight:
             for slot in slots[1:]:
                 self.slots.copy(slots[0], slot, len(ids))
                 last[slot] = last[slots[0]]
-        asked = sum(len(row.prompt_ids) for row in rows)
-        self.usage.spared += asked - (self.usage.read - before)
-        self.rows = everyone
-        self._advance(first, torch.stack([last[slot] for slot in range(first, len(everyone))]))
+        self.usage.spared += sum(len(row.prompt_ids) - row.read for row in rows)
+        self._advance(first, torch.stack([last[slot] for slot in range(first, len(self.rows))]))
 
     def step(self) -> None:
         """One more token of every row."""
@@ -133,6 +131,8 @@ class Flight:
 
     def _forward(self, texts: Sequence[list[int]], spans: Sequence[Span]) -> list[Tensor]:
         self.usage.read += sum(map(len, texts))
+        for text, span in zip(texts, spans, strict=True):
+            self.rows[span.slot].read += len(text)
         hidden = self.decoder(torch.tensor([token for text in texts for token in text]), spans, self.slots)
         return [part[-1] for part in hidden.split([len(text) for text in texts])]
 

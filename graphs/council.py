@@ -87,6 +87,7 @@ def _thought(done: Completion, name: str, place: Part, turn: Turn) -> Thought:
         status=status,
         reason=reason,
         tokens=done.tokens,
+        read=done.read,
         logprob=done.logprob,
     )
 

@@ -53,7 +53,7 @@ def council(
 def lasting(result: dict[str, Any]) -> dict[str, Any]:
     """Without what differs from one time to the next: the clock, and the last digits of log-probabilities, whose sums
     are rounded by the shape of the batch."""
-    thoughts = [{k: v for k, v in t.items() if k != "logprob"} for t in result["thoughts"]]
+    thoughts = [{k: v for k, v in t.items() if k not in ("logprob", "read")} for t in result["thoughts"]]
     return result | {"thoughts": thoughts, "seconds": None}
 
 
