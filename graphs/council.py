@@ -18,7 +18,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated, Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict
 
 from langgraph.checkpoint.sqlite import SqliteSaver
 from langgraph.errors import NodeError
@@ -36,6 +36,9 @@ from alignment.scoring import Scorer
 from graphs.recipe import load_recipe, load_task
 from graphs.report import write_report
 from graphs.rewards import scorer
+
+if TYPE_CHECKING:
+    from agents.endpoint import Endpoint
 
 Event = dict[str, Any]
 
@@ -75,7 +78,7 @@ class Turn(TypedDict):
 
 @dataclass
 class Context:
-    engine: Engine
+    engine: Engine | Endpoint
     task: ModuleType
     config: CouncilConfig
     thread: str = "council"
