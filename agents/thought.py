@@ -64,13 +64,15 @@ def read(text: str, finish: str) -> tuple[str, Literal["active", "left", "final"
     """What an expert wrote, as (text, status, reason).
 
     Leaving in own words ends a line; so does an answer, or the model's end of text. A step that was cut by the
-    token limit is not a step.
+    token limit is not a step, and neither is one that a server wrote without its form.
     """
     text = text.strip()
     if text.startswith(LEAVE):
         return text, "left", text.removeprefix(LEAVE).strip() or "no reason given"
     if finish == "length":
         return text, "pruned", "the step did not end within its token limit"
+    if finish == "grammar":
+        return text, "pruned", "the step does not have the task's form"
     if not text:
         return text, "pruned", "the step is empty"
     if text.startswith(ANSWER) or finish == "eos":

@@ -8,12 +8,13 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Generator, Sequence
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, TypedDict
 
+from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import (
     AIMessageChunk,
     AnyMessage,
@@ -29,7 +30,6 @@ from langgraph.graph import START, StateGraph
 from langgraph.graph.message import add_messages
 from langgraph.runtime import Runtime
 
-from agents.chat_model import ChatModel
 from alignment.errors import UsageError
 
 Event = dict[str, Any]
@@ -41,8 +41,9 @@ class State(TypedDict):
 
 @dataclass
 class Context:
-    model: ChatModel
-    window: int | None = None  # tokens of prompt and reply together
+    model: BaseChatModel
+    window: int | None = None  # tokens of prompt and reply together; then the model has ``max_tokens``
+    errors: Callable[[], AbstractContextManager[None]] = nullcontext  # what a reply is written in
     cancelled: threading.Event = field(default_factory=threading.Event)  # set: the reply ends where it is
 
 
@@ -72,7 +73,7 @@ def respond(state: State, runtime: Runtime[Context]) -> State:
                 }
             )
     reply: AIMessageChunk | None = None
-    with closing(c.model.stream(messages)) as pieces:
+    with c.errors(), closing(c.model.stream(messages)) as pieces:
         for piece in pieces:
             reply = piece if reply is None else reply + piece
             if c.cancelled.is_set():

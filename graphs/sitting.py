@@ -108,7 +108,7 @@ def sit(
     began = time.monotonic()
     config = {
         "configurable": {"thread_id": thread or f"{context.thread}-{time.time_ns()}"},
-        "max_concurrency": len(context.config.experts),
+        "max_concurrency": len(context.config.experts) + 1,  # LangGraph waits for events on a thread of them
     }
     # the checkpointer's connection is used from the graph's own threads, one at a time
     with closing(sqlite3.connect(database, check_same_thread=False)) as connection:

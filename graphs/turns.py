@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Annotated, Literal, TypedDict
+from typing import TYPE_CHECKING, Annotated, Literal, TypedDict
 
 from langgraph.runtime import Runtime
 from langgraph.types import Send
@@ -19,6 +19,9 @@ from agents.config import CouncilConfig, ExpertConfig
 from agents.scorers import Score
 from agents.thought import Tree, line, merge
 from alignment.engine import Engine
+
+if TYPE_CHECKING:  # half a second
+    from agents.endpoint import Endpoint
 
 
 class Seat(BaseModel):
@@ -68,7 +71,7 @@ class State(TypedDict, total=False):
 
 @dataclass
 class Context:
-    engine: Engine
+    engine: Engine | Endpoint
     task: ModuleType
     config: CouncilConfig
     thread: str = "council"

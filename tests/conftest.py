@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("LANGGRAPH_STRICT_MSGPACK", "true")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -78,3 +81,18 @@ def make_tiny_model(folder: Path, seed: int) -> Path:
     LlamaForCausalLM(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture
+def chat_server(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """An OpenAI-compatible server of the tiny model (tests/chat_server.py) that wants no key; ``address`` is its."""
+    from alignment.engine import Engine
+
+    spec = importlib.util.spec_from_file_location("junto_chat_server", Path(__file__).with_name("chat_server.py"))
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    with Engine.open(tiny_model, "float32") as engine, module.ChatServer(engine) as server:
+        yield server

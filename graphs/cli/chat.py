@@ -8,11 +8,13 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from threading import Event
 from typing import Any
 
 from agents.chat_model import ChatModel, writer
+from agents.server import is_address, server_at
 from alignment.embedded import cache_dir
 from alignment.engine import Engine
 from alignment.errors import JuntoError, SetupError, UsageError
@@ -40,7 +42,7 @@ KEYS = "Enter sends, Esc Enter starts a new line, Ctrl-C stops a reply. A space 
 
 
 def run_chat(model: str, session: str | None, continue_last: bool, role: str | None) -> None:
-    """Talks to ``model`` (a run directory, a model folder, a hub id or ``embedded``).
+    """Talks to ``model`` (a run directory, a model folder, a hub id, ``embedded``, or the address of a server).
 
     In a terminal until Ctrl-D; otherwise standard input is one question, and standard output gets the answer only.
     Sessions are kept in the run, or in the cache.
@@ -52,22 +54,38 @@ def run_chat(model: str, session: str | None, continue_last: bool, role: str | N
     question = None if sys.stdin.isatty() else piped_question()
     folder = Path(model)
     is_run = (folder / "config.yaml").is_file()
+    with at_server(model, role) if is_address(model) else at_engine(model, role) as context:
+        database = folder / "threads.sqlite" if is_run else cache_dir() / "chats.sqlite"
+        label = str(folder.resolve()) if folder.is_dir() and not is_run else folder.name if is_run else model
+        with contextlib.closing(Chats(database, label, context)) as chats:
+            terminal = Terminal(chats, start(chats, session, continue_last))
+            if question is not None:
+                terminal.answer(question)
+            else:
+                terminal.loop()
+
+
+@contextlib.contextmanager
+def at_engine(model: str, role: str | None) -> Iterator[Context]:
     with Engine.open(model) as engine:
         if role is not None and role not in engine.roles:
             raise SetupError(f"this model has no role {role!r}; it has {', '.join(engine.roles)}")
         chat_model = ChatModel(engine=engine, role=role or writer(engine), temperature=TEMPERATURE)
         if chat_model.window is not None:  # room for the conversation beside the reply
             chat_model.max_tokens = min(REPLY_TOKENS, max(1, chat_model.window // 4))
-        database = folder / "threads.sqlite" if is_run else cache_dir() / "chats.sqlite"
-        label = str(folder.resolve()) if folder.is_dir() and not is_run else folder.name if is_run else model
-        with contextlib.closing(Chats(database, label, Context(chat_model, chat_model.window))) as chats:
-            if engine.backbone.config.model == "embedded":
-                note(SMALL_MODEL)
-            terminal = Terminal(chats, start(chats, session, continue_last))
-            if question is not None:
-                terminal.answer(question)
-            else:
-                terminal.loop()
+        if engine.backbone.config.model == "embedded":
+            note(SMALL_MODEL)
+        yield Context(chat_model, chat_model.window)
+
+
+@contextlib.contextmanager
+def at_server(model: str, role: str | None) -> Iterator[Context]:
+    from agents.endpoint import one_sentence
+    from agents.models import chat_model
+
+    if role is not None:
+        raise UsageError("a server has no roles; leave --role out")
+    yield Context(chat_model(model), errors=partial(one_sentence, server_at(model)))
 
 
 def piped_question() -> str:
@@ -239,6 +257,10 @@ class Terminal:
     def print_tokens(self) -> None:
         model, window = self.chats.context.model, self.chats.context.window
         messages = self.chats.messages(self.session)
+        if not isinstance(model, ChatModel):  # its tokens are the server's
+            counted = getattr(messages[-1], "usage_metadata", None) if messages else None
+            print(f"the server counted {counted['total_tokens'] if counted else 'no'} tokens")
+            return
         used = model.get_num_tokens_from_messages(messages) if messages else 0
         of = f" of the model's {window}" if window is not None else ""
         over = window is not None and used > window - model.max_tokens

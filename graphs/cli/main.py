@@ -92,6 +92,11 @@ def run(
         str | None, typer.Option("--run", metavar="NAME|PATH", help="A run; for align, the name of the new one.")
     ] = None,
     question: Annotated[str | None, typer.Option("--question", help="What the council is asked.")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option("--model", help="Seats without a run: a hub id, a folder, or http://host:port/v1#model-name."),
+    ] = None,
+    task: Annotated[str | None, typer.Option("--task", help="The task of --model; the Game of 24 without it.")] = None,
     assignments: Annotated[
         list[str] | None, typer.Option("--set", metavar="A.B=VALUE", help="Override a key; may be repeated.")
     ] = None,
@@ -105,14 +110,18 @@ def run(
     from graphs.cli.output import results
     from graphs.cli.run import Request, dispatch
 
-    request = Request(graph, recipe, run_name, question, assignments or [], runs_root, dry_run, fresh, json, thread)
+    request = Request(
+        graph, recipe, run_name, question, assignments or [], runs_root, dry_run, fresh, json, thread, model, task
+    )
     with results(json) as out:
         dispatch(request, out)
 
 
 @app.command()
 def chat(
-    model: Annotated[str, typer.Argument(help="A run, a model folder, a hub id, or embedded.")] = "embedded",
+    model: Annotated[
+        str, typer.Argument(help="A run, a model folder, a hub id, embedded, or http://host:port/v1#model-name.")
+    ] = "embedded",
     session: Annotated[str | None, typer.Option("--session", help="Name of a session, new or kept.")] = None,
     go_on: Annotated[bool, typer.Option("--continue", help="Go on with the last session.")] = False,
     role: Annotated[str | None, typer.Option("--role", help="Role of the run that answers.")] = None,

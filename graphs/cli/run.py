@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +15,7 @@ from graphs.cli.output import console, printable, write_json
 
 GRAPHS = {
     "align": "train a recipe: data, SFT, reward model, PPO, evaluation, report (RECIPE)",
-    "council": "let the experts of a run reason about a question (--run, --question)",
+    "council": "let experts reason about a question (--run or --model, --question)",
     "chat": "talk to the model of a run in the terminal (--run)",
     "evaluate": "compare SFT and policy of a run on held-out prompts (--run)",
     "explain": "explain why the reward model prefers one answer to another (--run)",
@@ -34,6 +36,8 @@ class Request:
     fresh: bool = False
     as_json: bool = False
     thread: str | None = None
+    model: str | None = None
+    task: str | None = None
 
 
 def dispatch(request: Request, out: IO[str]) -> None:
@@ -43,6 +47,10 @@ def dispatch(request: Request, out: IO[str]) -> None:
 
         hint = did_you_mean(request.graph, list(GRAPHS)) or f"; there are {', '.join(GRAPHS)}"
         raise UsageError(f"there is no graph {request.graph!r}{hint}")
+    if request.model is not None and (request.graph != "council" or request.run is not None):
+        raise UsageError("--model seats a model without a run in a council: junto run council --model ...")
+    if request.task is not None and request.model is None:
+        raise UsageError("--task goes with --model; a run or a recipe has its own, which --set task=... changes")
     {
         "align": _align,
         "council": _council,
@@ -115,23 +123,31 @@ def _align_plan(recipe: Any, base: Path, request: Request) -> dict[str, str]:
 
 
 def _council(request: Request, out: IO[str]) -> None:
-    run, recipe, task = _run_of(request)
+    if request.model is None:
+        run, recipe, task = _run_of(request)
+    else:
+        recipe, task = _without_run(request)
     if request.question is None:
         raise UsageError('run council needs a question: --question "..."')
     question = task.validate_question(request.question)
     if request.dry_run:
         seats = recipe.council
         names = ", ".join(f"{expert.name} ({expert.role})" for expert in seats.experts)
-        plan = {"experts": names, "rounds": f"up to {seats.rounds}, {seats.max_total_tokens} tokens", "run": str(run)}
+        where = {"run": str(run)} if request.model is None else {"model": f"{request.model}, in every seat"}
+        plan = {"experts": names, "rounds": f"up to {seats.rounds}, {seats.max_total_tokens} tokens", **where}
         _show_plan(request, out, recipe, plan | {"question": question})
         return
 
     from graphs.cli.council import CouncilView, print_result
+    from graphs.seating import seat_model
     from graphs.sitting import run_council
 
     screen = console(sys.stderr if request.as_json else out)
     with CouncilView(screen) as view:
-        result = run_council(run, question, list(request.overrides), view, request.thread)
+        if request.model is None:
+            result = run_council(run, question, list(request.overrides), view, request.thread)
+        else:
+            result = seat_model(request.model, recipe, question, view, request.thread)
     if request.as_json:
         write_json(result, out)
     else:
@@ -204,6 +220,25 @@ def _run_of(request: Request) -> tuple[Path, Any, Any]:
     run = RunDir.open(name, request.runs_root)
     recipe = load_recipe(run.path / "config.yaml", request.overrides)
     return run.path, recipe, load_task(recipe.task, run.path)
+
+
+def _without_run(request: Request) -> tuple[Any, Any]:
+    """The recipe that is named, or one of defaults, with overrides, and its task."""
+    from graphs.modules import file_of
+    from graphs.recipe import load_recipe, load_task
+
+    overrides = list(request.overrides)
+    if request.task is not None:
+        task = str(file_of(request.task, Path())) if request.task.endswith(".py") else request.task
+        overrides.insert(0, f"task={json.dumps(task)}")
+    if request.recipe is not None:
+        recipe = load_recipe(request.recipe, overrides)
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            plain = Path(folder) / "recipe.yaml"
+            plain.write_text("name: council\n")
+            recipe = load_recipe(plain, overrides)
+    return recipe, load_task(recipe.task)
 
 
 def _show_plan(request: Request, out: IO[str], recipe: Any, plan: dict[str, str]) -> None:
