@@ -128,14 +128,16 @@ def _council(request: Request, out: IO[str]) -> None:
 
     from graphs.cli.council import CouncilView, print_result
     from graphs.council import run_council
+    from graphs.results import place
 
     screen = console(sys.stderr if request.as_json else out)
-    with CouncilView(screen) as view:
+    with CouncilView(screen, [expert.name for expert in recipe.council.experts]) as view:
         result = run_council(run, question, list(request.overrides), view, request.thread)
     if request.as_json:
         write_json(result, out)
     else:
         print_result(result, screen)
+    screen.print(f"tree: {place(run, 'trees', result['question']).with_suffix('.html')}")
 
 
 def _evaluate(request: Request, out: IO[str]) -> None:
