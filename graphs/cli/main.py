@@ -82,16 +82,26 @@ def doctor(
 
 
 @app.command()
-def graphs(json: Json = False) -> None:
-    """List the graphs that `junto run` knows."""
+def graphs(
+    name: Annotated[str | None, typer.Argument(help="One of them; without a name, all.")] = None,
+    draw: Annotated[bool, typer.Option("--draw", help="Draw nodes and edges.")] = False,
+    mermaid: Annotated[bool, typer.Option("--mermaid", help="Write them as Mermaid source.")] = False,
+    json: Json = False,
+) -> None:
+    """List the graphs that `junto run` knows, or draw them."""
     from graphs.cli.output import results, write_json
-    from graphs.cli.run import GRAPHS
+    from graphs.cli.run import list_graphs
 
     with results(json) as out:
+        listed = list_graphs(name, draw or mermaid)
         if json:
-            write_json({"graphs": [{"name": name, "summary": line} for name, line in GRAPHS.items()]}, out)
+            write_json({"graphs": listed}, out)
+        elif draw or mermaid:
+            from graphs.cli.draw import print_drawings
+
+            print_drawings(listed, mermaid, out)
         else:
-            out.write("".join(f"{name:<9} {line}\n" for name, line in GRAPHS.items()))
+            out.write("".join(f"{graph['name']:<9} {graph['summary']}\n" for graph in listed))
 
 
 @app.command()

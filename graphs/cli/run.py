@@ -38,11 +38,7 @@ class Request:
 
 def dispatch(request: Request, out: IO[str]) -> None:
     """Run the graph and write its result to ``out``. Raises UsageError for a name that there is not."""
-    if request.graph not in GRAPHS:
-        from graphs.source import did_you_mean
-
-        hint = did_you_mean(request.graph, list(GRAPHS)) or f"; there are {', '.join(GRAPHS)}"
-        raise UsageError(f"there is no graph {request.graph!r}{hint}")
+    _known(request.graph)
     {
         "align": _align,
         "council": _council,
@@ -50,6 +46,27 @@ def dispatch(request: Request, out: IO[str]) -> None:
         "evaluate": _evaluate,
         "explain": _explain,
     }[request.graph](request, out)
+
+
+def list_graphs(name: str | None, drawn: bool) -> list[dict[str, Any]]:
+    """``{"name", "summary"}`` of the graph called so, or of all; where they are ``drawn``, with nodes, edges and
+    Mermaid source as well. Raises UsageError for a name that there is not."""
+    if name is not None:
+        _known(name)
+    listed: list[dict[str, Any]] = [{"name": one, "summary": GRAPHS[one]} for one in ([name] if name else GRAPHS)]
+    if drawn:
+        from graphs.cli.draw import described
+
+        listed = [graph | described(graph["name"]) for graph in listed]
+    return listed
+
+
+def _known(graph: str) -> None:
+    if graph not in GRAPHS:
+        from graphs.source import did_you_mean
+
+        hint = did_you_mean(graph, list(GRAPHS)) or f"; there are {', '.join(GRAPHS)}"
+        raise UsageError(f"there is no graph {graph!r}{hint}")
 
 
 def _align(request: Request, out: IO[str]) -> None:
