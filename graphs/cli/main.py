@@ -106,19 +106,19 @@ def graphs(
 
 @app.command()
 def run(
-    graph: Annotated[str, typer.Argument(help="align, council, chat, evaluate or explain.")],
+    graph: Annotated[str, typer.Argument(help="align, council, chat, evaluate, explain or revise.")],
     recipe: Annotated[Path | None, typer.Argument(help="A recipe in YAML.")] = None,
     run_name: Annotated[
         str | None, typer.Option("--run", metavar="NAME|PATH", help="A run; for align, the name of the new one.")
     ] = None,
-    question: Annotated[str | None, typer.Option("--question", help="What the council is asked.")] = None,
+    question: Annotated[str | None, typer.Option("--question", help="What is asked.")] = None,
     assignments: Annotated[
         list[str] | None, typer.Option("--set", metavar="A.B=VALUE", help="Override a key; may be repeated.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved recipe and the plan only.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Start over instead of going on.")] = False,
     json: Json = False,
-    thread: Annotated[str | None, typer.Option("--thread", help="Go on with this thread of the council.")] = None,
+    thread: Annotated[str | None, typer.Option("--thread", help="Go on with this thread.")] = None,
     runs_root: RunsRoot = Path("runs"),
 ) -> None:
     """Run a graph. The same command again goes on where it stopped."""

@@ -17,6 +17,7 @@ GRAPHS = {
     "chat": "talk to the model of a run in the terminal (--run)",
     "evaluate": "compare SFT and policy of a run on held-out prompts (--run)",
     "explain": "explain why the reward model prefers one answer to another (--run)",
+    "revise": "answer, let the judges score it, and revise it by their remark (--run, --question)",
 }
 
 
@@ -45,6 +46,7 @@ def dispatch(request: Request, out: IO[str]) -> None:
         "chat": _chat,
         "evaluate": _evaluate,
         "explain": _explain,
+        "revise": _revise,
     }[request.graph](request, out)
 
 
@@ -155,6 +157,31 @@ def _council(request: Request, out: IO[str]) -> None:
     else:
         print_result(result, screen)
     screen.print(f"tree: {place(run, 'trees', result['question']).with_suffix('.html')}")
+
+
+def _revise(request: Request, out: IO[str]) -> None:
+    run, recipe, task = _run_of(request)
+    if request.question is None:
+        raise UsageError('run revise needs a question: --question "..."')
+    question = task.validate_question(request.question)
+    if request.dry_run:
+        config = recipe.revise
+        turns = f"up to {config.turns} by {config.role}, until one scores above {config.accept_above:g}"
+        _show_plan(request, out, recipe, {"turns": turns, "run": str(run), "question": question})
+        return
+
+    from graphs.cli.council import CouncilView
+    from graphs.cli.revise import print_revision
+    from graphs.results import place
+    from graphs.revise import run_revise
+
+    screen = console(sys.stderr if request.as_json else out)
+    with CouncilView(screen) as view:
+        result = run_revise(run, question, list(request.overrides), view, request.thread)
+    if request.as_json:
+        write_json(result, out)
+    else:
+        print_revision(result, place(run, "revisions", result["question"]), screen)
 
 
 def _evaluate(request: Request, out: IO[str]) -> None:
