@@ -1,4 +1,4 @@
-"""Schema of a council: who sits in it and when it ends. Free of torch."""
+"""Schemas of a council and of a revision: who takes part and when they end. Free of torch."""
 
 from __future__ import annotations
 
@@ -83,3 +83,20 @@ class CouncilConfig(Settings):
         if twice:
             raise ValueError(f"two experts are called {twice[0]!r}; give each a name of its own")
         return experts
+
+
+class ReviseConfig(Settings):
+    """An answer, the judges' verdict, and a revision, until one is accepted or a budget is spent."""
+
+    turns: int = Field(3, ge=1, description="answers at most, the first one among them")
+    accept_above: float = Field(
+        1.0,
+        description="an answer whose score is above this is accepted; rewards have mean 0 and standard deviation 1 on "
+        "held-out texts, unless reward.normalize says otherwise",
+    )
+    role: str = Field("policy", description="role of the model that writes: base, sft or policy")
+    temperature: float = Field(0.7, ge=0, description="of sampling; 0 is greedy")
+    max_tokens: int = Field(64, ge=1, description="tokens per answer")
+    seed: int = Field(0, ge=0, description="of sampling")
+    max_total_tokens: int = Field(2000, ge=0, description="tokens of all answers; then the best one so far is taken")
+    seconds: float | None = Field(None, ge=0, description="wall-clock limit; then the best one so far is taken")

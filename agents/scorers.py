@@ -7,6 +7,7 @@ bound. ``checker`` is a tool: it verifies the steps that were written, not wheth
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -47,7 +48,9 @@ def lines_of(tree: Tree, names: Sequence[str]) -> list[Line]:
         logprob, tokens = 0.0, 0
         place: str | None = name
         while place is not None:
-            logprob, tokens, place = logprob + tree[place].logprob, tokens + tree[place].tokens, tree[place].parent
+            own = tree[place].logprob
+            logprob += math.nan if own is None else own
+            tokens, place = tokens + tree[place].tokens, tree[place].parent
         found.append(Line(tuple(line(tree, name)), logprob, tokens, tree[name].status == "final"))
     return found
 

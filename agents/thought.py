@@ -27,7 +27,7 @@ class Thought(BaseModel):
     reason: str = ""
     tokens: int = 0
     read: int = 0  # tokens of its prompt that were computed for it and not found in a cache
-    logprob: float = 0.0  # of its tokens together, in nats
+    logprob: float | None = None  # of its tokens together, in nats; a server may not tell
 
 
 Tree = dict[str, Thought]

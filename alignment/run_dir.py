@@ -1,8 +1,8 @@
 """The run directory: everything that a training writes, in plain files that survive a kill at any moment.
 
 ``config.yaml``, ``environment.json``, ``status.json``, ``metrics.jsonl``, ``samples.jsonl``, ``checkpoints/``,
-``base/`` (a base model of its own, after full tuning), ``adapters/``, ``trees/``, ``explanations/``,
-``report.html``. Free of torch.
+``base/`` (a base model of its own, after full tuning), ``adapters/``, ``trees/``, ``revisions/``,
+``explanations/``, ``report.html``. Free of torch.
 """
 
 from __future__ import annotations

@@ -42,8 +42,9 @@ from graphs.environment import environment
 from graphs.modules import plain_text
 from graphs.recipe import Recipe, load_task, resolved
 from graphs.report import write_report
+from graphs.results import keep
 from graphs.resume import prepare_resume
-from graphs.sitting import keep, seat, sit
+from graphs.sitting import seat, sit
 from graphs.tasks import TaskData
 
 STOPS = ("sft", "reward", "ppo")  # where a recipe may end
@@ -208,7 +209,7 @@ def council(state: State, runtime: Runtime[Context]) -> State:
         for step, question in enumerate(_illustrations(c.run), 1):
             sitting = seat(c.engine, c.task, c.recipe, question)
             result = sit(sitting, question, lambda event: None, c.run.path / "threads.sqlite", None)
-            keep(c.run, result)
+            keep(c.run.path, "trees", result)
             verdicts.append(result["solved"])
             c.report(
                 {

@@ -43,8 +43,8 @@ def run_calibrate(run: Path, overrides: Sequence[str], count: int, lines: int, r
         )
     with Engine.open(run) as engine:
         context = seat(engine, task, recipe, "calibrate")
-        settings = _settings(context, [row["question"] for row in asked], lines)
-        rows = _sampled(context, asked, lines, run_dir.path / "calibration.jsonl", settings, report)
+        settings = _settings(context, engine, [row["question"] for row in asked], lines)
+        rows = _sampled(context, engine, asked, lines, run_dir.path / "calibration.jsonl", settings, report)
     experts = len(recipe.council.experts)
     found = calibrate([_lines(context, mine) for mine in _by_question(rows, asked)], experts, recipe.council.vote)
     found |= {"own_word": _own_word(context, rows), "lines": lines, "date": datetime.now(UTC).date().isoformat()}
@@ -52,15 +52,15 @@ def run_calibrate(run: Path, overrides: Sequence[str], count: int, lines: int, r
     return found
 
 
-def _settings(context: Context, questions: Sequence[str], lines: int) -> str:
+def _settings(context: Context, engine: Engine, questions: Sequence[str], lines: int) -> str:
     """A hash of what decides the lines and their values."""
     config = context.config.model_dump(mode="json", exclude={"leave_below"})
-    about = json.dumps([config, questions, lines, context.engine.fingerprint], sort_keys=True)
+    about = json.dumps([config, questions, lines, engine.fingerprint], sort_keys=True)
     return hashlib.sha256(about.encode()).hexdigest()[:16]
 
 
 def _sampled(
-    context: Context, asked: Sequence[Row], lines: int, path: Path, settings: str, report: Report
+    context: Context, engine: Engine, asked: Sequence[Row], lines: int, path: Path, settings: str, report: Report
 ) -> list[Row]:
     kept = [row for row in read_rows(path) if row["settings"] == settings]
     questions = [row["question"] for row in asked]
@@ -70,7 +70,7 @@ def _sampled(
     todo = [q for q in questions if q not in whole]
     began, tokens = time.monotonic(), 0
     for start in range(0, len(todo), CHUNK):
-        new = [row | {"settings": settings} for row in _write(context, todo[start : start + CHUNK], lines)]
+        new = [row | {"settings": settings} for row in _write(context, engine, todo[start : start + CHUNK], lines)]
         with path.open("a", encoding="utf-8") as out:
             out.write(to_jsonl(new))
         rows += new
@@ -89,7 +89,7 @@ def _sampled(
     return rows
 
 
-def _write(context: Context, questions: Sequence[str], lines: int) -> list[Row]:
+def _write(context: Context, engine: Engine, questions: Sequence[str], lines: int) -> list[Row]:
     """``lines`` whole lines for every question, by the experts in turn, with the values of their steps."""
     c, config = context, context.config
     steps = config.depth or config.rounds
@@ -106,9 +106,9 @@ def _write(context: Context, questions: Sequence[str], lines: int) -> list[Row]:
         for question, k, expert in wanted
     ]
     rows = []
-    for (question, k, expert), done in zip(wanted, c.engine.generate(requests), strict=True):
+    for (question, k, expert), done in zip(wanted, engine.generate(requests), strict=True):
         texts = [text for text in done.text.strip().split("\n") if text]
-        tokens = [len(c.engine.backbone.chat.text_ids(f"{text}\n")) for text in texts]
+        tokens = [len(engine.backbone.chat.text_ids(f"{text}\n")) for text in texts]
         solved = bool(done.finish != "length" and c.task.check(question, done.text))
         about = {"question": question, "k": k, "expert": expert.name, "finish": done.finish}
         rows.append(about | {"steps": texts, "tokens": tokens, "solved": solved, "logprob": done.logprob})

@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
-from langgraph.errors import NodeError
 from langgraph.graph import END, START, StateGraph
 from langgraph.runtime import Runtime
 
@@ -34,17 +33,26 @@ def summon(state: State, runtime: Runtime[Context]) -> State:
 
 
 def think(turn: Turn, runtime: Runtime[Context]) -> State:
-    """One expert writes its steps. A step that was said at its place before is written anew, once."""
-    c = runtime.context
+    """One expert writes its steps; one whose step fails leaves, and the council goes on."""
+    try:
+        return _think(turn, runtime.context, runtime.stream_writer)
+    except Exception as error:  # not by LangGraph's handlers: where all fail at once, those end the graph
+        reason = f"crashed: {type(error).__name__}: {error}"[:300]
+        at = turn["parts"][0]["parent"]
+        return {"seats": {turn["expert"]: Seat(name=turn["expert"], status="crashed", reason=reason, at=at)}}
+
+
+def _think(turn: Turn, c: Context, tell: Callable[[Event], None]) -> State:
+    """A step that was said at its place before is written anew, once, while there is spare."""
     said = {(part["parent"], text) for part in turn["parts"] for text in part["said"]}
     places = [part for part in turn["parts"] for _ in range(part["count"])]
-    thoughts = _write(turn, places, 0, c, runtime.stream_writer)
+    thoughts = _write(turn, places, 0, c, tell)
     spare = turn["spare"]
     written = list(thoughts)
     for i, thought in enumerate(thoughts):
         if (thought.parent, thought.text) in said and spare > 0:
             spare -= 1
-            [thoughts[i]] = again = _write(turn, [places[i]], len(written), c, runtime.stream_writer)
+            [thoughts[i]] = again = _write(turn, [places[i]], len(written), c, tell)
             written += again
         said.add((thoughts[i].parent, thoughts[i].text))
     tokens = sum(thought.tokens for thought in written)
@@ -72,7 +80,7 @@ def _write(turn: Turn, places: Sequence[Part], first: int, c: Context, tell: Cal
     ]
     about = {"kind": "token", "expert": expert.name, "round": turn["round"]}
     pieces = c.engine.streams(requests)
-    found = _told(pieces, lambda i, text: tell({**about, "id": names[i], "parent": places[i]["parent"], "text": text}))
+    found = told(pieces, lambda i, text: tell({**about, "id": names[i], "parent": places[i]["parent"], "text": text}))
     return [_thought(done, thought, place, turn) for done, thought, place in zip(found, names, places, strict=True)]
 
 
@@ -88,15 +96,8 @@ def _thought(done: Completion, name: str, place: Part, turn: Turn) -> Thought:
         reason=reason,
         tokens=done.tokens,
         read=done.read,
-        logprob=done.logprob,
+        logprob=done.logprob if math.isfinite(done.logprob) else None,
     )
-
-
-def crashed(turn: Turn, error: NodeError) -> State:
-    """An expert whose step failed leaves; the council goes on."""
-    reason = f"crashed: {type(error.error).__name__}: {error.error}"[:300]
-    at = turn["parts"][0]["parent"]
-    return {"seats": {turn["expert"]: Seat(name=turn["expert"], status="crashed", reason=reason, at=at)}}
 
 
 def judge(state: State, runtime: Runtime[Context]) -> State:
@@ -132,7 +133,7 @@ def judge(state: State, runtime: Runtime[Context]) -> State:
 
 def _scored(score: Score | None, question: str, lines: Sequence[Any], wanted: Sequence[int]) -> dict[int, float]:
     found = score(question, [lines[i] for i in wanted]) if score and wanted else []
-    return dict(zip(wanted, found, strict=False))
+    return {i: value for i, value in zip(wanted, found, strict=False) if not math.isnan(value)}
 
 
 def _without_repeats(new: Sequence[Thought], tree: Tree) -> list[Thought]:
@@ -207,9 +208,7 @@ def conclude(state: State, runtime: Runtime[Context]) -> State:
 
 def build() -> StateGraph:
     builder = StateGraph(State, context_schema=Context)
-    builder.add_node("summon", summon)
-    builder.add_node("think", think, error_handler=crashed)
-    for node in (judge, share, conclude):
+    for node in (summon, think, judge, share, conclude):
         builder.add_node(node.__name__, node)
     builder.add_edge(START, "summon")
     builder.add_conditional_edges("summon", turns, ["think", "conclude"])
@@ -223,7 +222,7 @@ def build() -> StateGraph:
 graph = build().compile(name="council")
 
 
-def _told(
+def told(
     stream: Generator[tuple[int, str], None, list[Completion]], tell: Callable[[int, str], None]
 ) -> list[Completion]:
     """Tells the pieces of a stream on this thread (LangGraph's writer works on no other); returns its completions."""

@@ -16,7 +16,7 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError
 from pydantic_core import ErrorDetails
 
-from agents.config import SCORERS, CouncilConfig
+from agents.config import SCORERS, CouncilConfig, ReviseConfig
 from alignment.config import BackboneConfig, PPOConfig, RewardConfig, Settings, SFTConfig, tuning_conflict
 from alignment.errors import UsageError
 from graphs.modules import file_of, load_function, module_from_file
@@ -49,7 +49,7 @@ class Candidates(Settings):
 
 
 class Recipe(Settings):
-    """What `junto run align` does, from data to evaluation, and how the council sits afterwards."""
+    """What `junto run align` does, from data to evaluation, and the settings of the graphs that use the run."""
 
     name: str = Field(
         pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$",
@@ -67,6 +67,7 @@ class Recipe(Settings):
     ppo: PPOConfig = PPOConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     council: CouncilConfig = CouncilConfig()
+    revise: ReviseConfig = ReviseConfig()
     explain: list[Candidates] = Field(default_factory=list, description="pairs of answers for `junto explain pair`")
 
 

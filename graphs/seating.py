@@ -11,14 +11,12 @@ from agents.endpoint import Endpoint
 from agents.server import is_address
 from alignment.embedded import cache_dir
 from alignment.engine import Engine
-from alignment.scoring import function_scorer
-from graphs.council import Context, Event, sit
-from graphs.modules import load_function
 from graphs.recipe import Recipe, load_task
+from graphs.sitting import seat, sit
 
 
 def seat_model(
-    model: str, recipe: Recipe, question: str, on_event: Callable[[Event], None], thread: str | None
+    model: str, recipe: Recipe, question: str, on_event: Callable[[dict[str, Any]], None], thread: str | None
 ) -> dict[str, Any]:
     """``junto run council --model``: sits the recipe's council on ``model`` (an address, a hub id, a folder or
     ``embedded``) and returns the result. Lines are scored by the recipe's reward function; without one the vote is of
@@ -29,16 +27,11 @@ def seat_model(
     threads = cache_dir() / "councils.sqlite"
     threads.parent.mkdir(parents=True, exist_ok=True)
     threads.touch(mode=0o600)  # what people ask is theirs
-    score = None
-    if recipe.reward.function is not None:
-        found = load_function(recipe.reward.function)
-        score = function_scorer(found.call, found.name)
     opened: Endpoint | Engine = Endpoint.open(model) if is_address(model) else Engine.open(model)
     with opened as engine:
         role = next(role for role in WRITERS if role in engine.roles)
-        system = recipe.data.get("system", "")
-        council = seats(recipe.council, role, system, task.STEP)
-        context = Context(engine, task, council, thread or question, system, score)
+        council = seats(recipe.council, role, recipe.data.get("system", ""), task.STEP)
+        context = seat(engine, task, recipe.model_copy(update={"council": council}), thread or question)
         return sit(context, question, on_event, threads, thread)
 
 

@@ -3,29 +3,30 @@
 from __future__ import annotations
 
 import json
-import re
-import sqlite3
 import time
 from collections.abc import Callable, Sequence
-from contextlib import closing
 from pathlib import Path
 from types import ModuleType
-from typing import Any
-
-from langgraph.checkpoint.sqlite import SqliteSaver
+from typing import TYPE_CHECKING, Any, cast
 
 from agents.config import SCORERS, CouncilConfig
 from agents.scorers import Score, part, scorer
 from agents.search import visits_of
 from alignment.engine import Engine
 from alignment.errors import SetupError
-from alignment.run_dir import RunDir, write_atomic
+from alignment.run_dir import RunDir
+from alignment.scoring import Scorer as RewardScorer
+from alignment.scoring import function_scorer
 from graphs.council import build
 from graphs.modules import load_function
 from graphs.recipe import Recipe, load_recipe, load_task
 from graphs.report import write_report
-from graphs.rewards import scorer as reward_scorer
+from graphs.results import keep
+from graphs.threads import run_thread
 from graphs.turns import Context, State
+
+if TYPE_CHECKING:
+    from agents.endpoint import Endpoint
 
 
 def run_council(
@@ -39,13 +40,13 @@ def run_council(
     with Engine.open(run_dir.path) as engine:
         context = seat(engine, task, recipe, thread or question, calibration_of(run_dir))
         result = sit(context, question, on_event, run_dir.path / "threads.sqlite", thread)
-    keep(run_dir, result)
+    keep(run_dir.path, "trees", result)
     write_report(run_dir.path)
     return result
 
 
 def seat(
-    engine: Engine, task: ModuleType, recipe: Recipe, thread: str, calibration: dict[str, Any] | None = None
+    engine: Engine | Endpoint, task: ModuleType, recipe: Recipe, thread: str, calibration: dict[str, Any] | None = None
 ) -> Context:
     """The council of a recipe over an engine. ``calibration``: what `junto calibrate` found for the run. Raises
     SetupError where the model has not got what the council needs."""
@@ -59,19 +60,30 @@ def seat(
     if config.leave_refuted:
         part(task, "refute", "leave_refuted")
     limit, note = _limit(config, calibration)
+    notes = [note]
     persona = recipe.data.get("system", "")
+    reward = _function(recipe.reward.function)
 
     def named(name: str) -> Score:
         if name in SCORERS:
-            reward = reward_scorer(recipe.reward, engine) if recipe.reward.function else None
             return scorer(name, engine, task, persona, reward)
         call: Any = load_function(name, what="scorer").call
         return lambda question, lines: [float(call(question, list(line.steps))) for line in lines]
 
-    has_reward = "reward" in engine.roles or recipe.reward.function is not None
-    score = config.scorer if config.scorer != "auto" else "reward" if has_reward else "logprob"
+    judged = "reward" in engine.roles or reward is not None
+    score = config.scorer if config.scorer != "auto" else "reward" if judged else "logprob"
+    if score == "logprob" and config.vote == "reward":
+        config = config.model_copy(update={"vote": "majority"})
+        notes.append("the vote is of the majority: there is no reward model to weigh it")
     leave = config.leave_scorer if config.leave_scorer != "auto" else "critic" if "value" in engine.roles else score
-    return Context(engine, task, config, thread, persona, named(score), named(leave), limit, [note])
+    return Context(engine, task, config, thread, persona, named(score), named(leave), limit, notes)
+
+
+def _function(name: str | None) -> RewardScorer | None:
+    if name is None:
+        return None
+    found = load_function(name)
+    return function_scorer(found.call, found.name)
 
 
 def calibration_of(run: RunDir) -> dict[str, Any] | None:
@@ -93,34 +105,17 @@ def _limit(config: CouncilConfig, calibration: dict[str, Any] | None) -> tuple[f
     return calibration["threshold"], f"leaving by score is on: {calibration['reason']}"
 
 
-def keep(run: RunDir, result: dict[str, Any]) -> None:
-    """Writes a sitting's result under ``trees/``; a later sitting on the same question takes its place."""
-    slug = re.sub(r"[^a-z0-9]+", "-", result["question"].lower()).strip("-")[:60] or "question"
-    folder = run.path / "trees"
-    folder.mkdir(exist_ok=True)
-    write_atomic(folder / f"{slug}.json", json.dumps(result, indent=1, ensure_ascii=False) + "\n")
-
-
 def sit(
     context: Context, question: str, on_event: Callable[[dict[str, Any]], None], database: Path, thread: str | None
 ) -> dict[str, Any]:
     """Runs the graph with a checkpoint after every round; an unfinished ``thread`` goes on where it stopped."""
     began = time.monotonic()
-    config = {
-        "configurable": {"thread_id": thread or f"{context.thread}-{time.time_ns()}"},
-        "max_concurrency": len(context.config.experts) + 1,  # LangGraph waits for events on a thread of them
-    }
-    # the checkpointer's connection is used from the graph's own threads, one at a time
-    with closing(sqlite3.connect(database, check_same_thread=False)) as connection:
-        compiled = build().compile(checkpointer=SqliteSaver(connection), name="council")
-        kept = compiled.get_state(config)
-        # a node that ended just before an interrupt is no longer in `next`, but its task is still to be applied
-        going_on = thread is not None and bool(kept.next or kept.tasks)
-        start = None if going_on else {"question": question, "tokens": 0}
-        for event in compiled.stream(start, config, context=context, stream_mode="custom", durability="sync"):
-            on_event(event)
-        state: State = compiled.get_state(config).values
-    return _result(state, context, time.monotonic() - began)
+    name = thread or f"{context.thread}-{time.time_ns()}"
+    start = {"question": question, "tokens": 0, "proposals": 0}
+    # LangGraph waits for events on one of its threads
+    threads = len(context.config.experts) + 1
+    state = run_thread(build(), "council", database, name, start, context, on_event, threads)
+    return _result(cast(State, state), context, time.monotonic() - began)
 
 
 def _result(state: State, context: Context, seconds: float) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Any
 
@@ -10,6 +11,7 @@ from rich.live import Live
 from rich.text import Text
 from rich.tree import Tree
 
+from graphs.cli.columns import Board, drawn, fits, one_line
 from graphs.cli.output import printable
 
 
@@ -17,14 +19,18 @@ class CouncilView:
     """Takes the events of a council, inside a ``with`` block.
 
     ``event``: ``kind`` (token, thought, left, share, answer, note), and of ``expert``, ``round``, ``text``,
-    ``score``, ``reason`` what the kind has. In a terminal unfinished steps are shown while they are written.
+    ``score``, ``reason``, ``parent`` (the thought that a step continues) and ``id`` (of a thought, also while it is
+    written; without one it is the expert's name) what the kind has. In a terminal that is wide enough the ``experts``
+    stand side by side; else every event is a line, below which a terminal shows the steps that are being written.
     """
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, experts: Sequence[str] = ()) -> None:
         self.console = console
         self.round: int | None = None
-        self.writing: dict[str, str] = {}  # expert: its unfinished step
-        self.live = Live(console=console, transient=True, refresh_per_second=8) if console.is_terminal else None
+        self.board = Board(experts) if fits(console, experts) else None
+        self.writing: dict[str, tuple[str, str]] = {}  # id: expert and its unfinished step
+        stays = self.board is not None  # the columns are all that was told
+        self.live = Live(console=console, transient=not stays, refresh_per_second=8) if console.is_terminal else None
 
     def __enter__(self) -> CouncilView:
         if self.live:
@@ -33,21 +39,30 @@ class CouncilView:
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self.live:
-            self.live.update(Text(""))
+            if not self.board:
+                self.live.update(Text(""))
             self.live.stop()
 
     def __call__(self, event: dict[str, Any]) -> None:
+        if self.board:
+            if not self.board.take(event):
+                self.console.print(event_line(event))
+            if self.live:
+                self.live.update(drawn(self.board, self.console))
+            return
         expert = str(event.get("expert") or "")
         if event["kind"] == "token":
-            self.writing[expert] = self.writing.get(expert, "") + str(event.get("text") or "")
+            step = str(event.get("id") or expert)
+            _, before = self.writing.get(step, (expert, ""))
+            self.writing[step] = (expert, before + str(event.get("text") or ""))
         else:
-            self.writing.pop(expert, None)
+            self.writing = {key: row for key, row in self.writing.items() if row[0] != expert}
             if event.get("round") not in (None, self.round):
                 self.round = event["round"]
                 self.console.print(Text(f"round {self.round}", style="bold"))
             self.console.print(event_line(event))
         if self.live:
-            self.live.update(Group(*(self._unfinished(name, text) for name, text in self.writing.items())))
+            self.live.update(Group(*(self._unfinished(name, text) for name, text in self.writing.values())))
 
     def _unfinished(self, expert: str, text: str) -> Text:
         shown = printable(text).replace("\n", " ")
@@ -57,8 +72,7 @@ class CouncilView:
 def event_line(event: dict[str, Any]) -> Text:
     """One event as one line."""
     expert = printable(str(event.get("expert") or ""))
-    text = printable(str(event.get("text") or "")).strip().replace("\n", " / ")
-    reason = printable(str(event.get("reason") or "")).strip()
+    text, reason = one_line(event.get("text")), one_line(event.get("reason"))
     kind = event["kind"]
     if kind == "thought":
         return Text.assemble(f"  {expert}: {text}", (_score(event.get("score")), "cyan"))

@@ -72,26 +72,36 @@ def doctor(
 
 
 @app.command()
-def graphs(json: Json = False) -> None:
-    """List the graphs that `junto run` knows."""
+def graphs(
+    name: Annotated[str | None, typer.Argument(help="One of them; without a name, all.")] = None,
+    draw: Annotated[bool, typer.Option("--draw", help="Draw nodes and edges.")] = False,
+    mermaid: Annotated[bool, typer.Option("--mermaid", help="Write them as Mermaid source.")] = False,
+    json: Json = False,
+) -> None:
+    """List the graphs that `junto run` knows, or draw them."""
     from graphs.cli.output import results, write_json
-    from graphs.cli.run import GRAPHS
+    from graphs.cli.run import list_graphs
 
     with results(json) as out:
+        listed = list_graphs(name, draw or mermaid)
         if json:
-            write_json({"graphs": [{"name": name, "summary": line} for name, line in GRAPHS.items()]}, out)
+            write_json({"graphs": listed}, out)
+        elif draw or mermaid:
+            from graphs.cli.draw import print_drawings
+
+            print_drawings(listed, mermaid, out)
         else:
-            out.write("".join(f"{name:<9} {line}\n" for name, line in GRAPHS.items()))
+            out.write("".join(f"{graph['name']:<9} {graph['summary']}\n" for graph in listed))
 
 
 @app.command()
 def run(
-    graph: Annotated[str, typer.Argument(help="align, council, chat, evaluate or explain.")],
+    graph: Annotated[str, typer.Argument(help="align, council, chat, evaluate, explain or revise.")],
     recipe: Annotated[Path | None, typer.Argument(help="A recipe in YAML.")] = None,
     run_name: Annotated[
         str | None, typer.Option("--run", metavar="NAME|PATH", help="A run; for align, the name of the new one.")
     ] = None,
-    question: Annotated[str | None, typer.Option("--question", help="What the council is asked.")] = None,
+    question: Annotated[str | None, typer.Option("--question", help="What is asked.")] = None,
     model: Annotated[
         str | None,
         typer.Option("--model", help="Seats without a run: a hub id, a folder, or http://host:port/v1#model-name."),
@@ -103,7 +113,7 @@ def run(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved recipe and the plan only.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Start over instead of going on.")] = False,
     json: Json = False,
-    thread: Annotated[str | None, typer.Option("--thread", help="Go on with this thread of the council.")] = None,
+    thread: Annotated[str | None, typer.Option("--thread", help="Go on with this thread.")] = None,
     runs_root: RunsRoot = Path("runs"),
 ) -> None:
     """Run a graph. The same command again goes on where it stopped."""

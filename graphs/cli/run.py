@@ -19,6 +19,7 @@ GRAPHS = {
     "chat": "talk to the model of a run in the terminal (--run)",
     "evaluate": "compare SFT and policy of a run on held-out prompts (--run)",
     "explain": "explain why the reward model prefers one answer to another (--run)",
+    "revise": "answer, let the judges score it, and revise it by their remark (--run, --question)",
 }
 
 
@@ -42,11 +43,7 @@ class Request:
 
 def dispatch(request: Request, out: IO[str]) -> None:
     """Run the graph and write its result to ``out``. Raises UsageError for a name that there is not."""
-    if request.graph not in GRAPHS:
-        from graphs.source import did_you_mean
-
-        hint = did_you_mean(request.graph, list(GRAPHS)) or f"; there are {', '.join(GRAPHS)}"
-        raise UsageError(f"there is no graph {request.graph!r}{hint}")
+    _known(request.graph)
     if request.model is not None and (request.graph != "council" or request.run is not None):
         raise UsageError("--model seats a model without a run in a council: junto run council --model ...")
     if request.task is not None and request.model is None:
@@ -57,7 +54,29 @@ def dispatch(request: Request, out: IO[str]) -> None:
         "chat": _chat,
         "evaluate": _evaluate,
         "explain": _explain,
+        "revise": _revise,
     }[request.graph](request, out)
+
+
+def list_graphs(name: str | None, drawn: bool) -> list[dict[str, Any]]:
+    """``{"name", "summary"}`` of the graph called so, or of all; where they are ``drawn``, with nodes, edges and
+    Mermaid source as well. Raises UsageError for a name that there is not."""
+    if name is not None:
+        _known(name)
+    listed: list[dict[str, Any]] = [{"name": one, "summary": GRAPHS[one]} for one in ([name] if name else GRAPHS)]
+    if drawn:
+        from graphs.cli.draw import described
+
+        listed = [graph | described(graph["name"]) for graph in listed]
+    return listed
+
+
+def _known(graph: str) -> None:
+    if graph not in GRAPHS:
+        from graphs.source import did_you_mean
+
+        hint = did_you_mean(graph, list(GRAPHS)) or f"; there are {', '.join(GRAPHS)}"
+        raise UsageError(f"there is no graph {graph!r}{hint}")
 
 
 def _align(request: Request, out: IO[str]) -> None:
@@ -139,11 +158,12 @@ def _council(request: Request, out: IO[str]) -> None:
         return
 
     from graphs.cli.council import CouncilView, print_result
+    from graphs.results import place
     from graphs.seating import seat_model
     from graphs.sitting import run_council
 
     screen = console(sys.stderr if request.as_json else out)
-    with CouncilView(screen) as view:
+    with CouncilView(screen, [expert.name for expert in recipe.council.experts]) as view:
         if request.model is None:
             result = run_council(run, question, list(request.overrides), view, request.thread)
         else:
@@ -152,6 +172,33 @@ def _council(request: Request, out: IO[str]) -> None:
         write_json(result, out)
     else:
         print_result(result, screen)
+    if request.model is None:
+        screen.print(f"tree: {place(run, 'trees', result['question']).with_suffix('.html')}")
+
+
+def _revise(request: Request, out: IO[str]) -> None:
+    run, recipe, task = _run_of(request)
+    if request.question is None:
+        raise UsageError('run revise needs a question: --question "..."')
+    question = task.validate_question(request.question)
+    if request.dry_run:
+        config = recipe.revise
+        turns = f"up to {config.turns} by {config.role}, until one scores above {config.accept_above:g}"
+        _show_plan(request, out, recipe, {"turns": turns, "run": str(run), "question": question})
+        return
+
+    from graphs.cli.council import CouncilView
+    from graphs.cli.revise import print_revision
+    from graphs.results import place
+    from graphs.revise import run_revise
+
+    screen = console(sys.stderr if request.as_json else out)
+    with CouncilView(screen) as view:
+        result = run_revise(run, question, list(request.overrides), view, request.thread)
+    if request.as_json:
+        write_json(result, out)
+    else:
+        print_revision(result, place(run, "revisions", result["question"]), screen)
 
 
 def _evaluate(request: Request, out: IO[str]) -> None:

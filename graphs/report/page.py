@@ -5,14 +5,15 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from graphs.report import formats, views
 from graphs.report.files import Reader
 from graphs.report.intervals import methods
 from graphs.report.palette import DARK, LIGHT, SERIES
-from graphs.report.tree import STYLE
+from graphs.report.templates import template
+from graphs.report.tree import STYLE, tree_svg
+from graphs.report.tree_page import tree_page
 
 SHOWN = 5  # sample rows in view; the others can be unfolded
 
@@ -31,14 +32,7 @@ def render(run: Path) -> str:
     shown, prompts = views.sample_views(samples)
     facts, packages = views.environment_rows(environment)
     words = evaluate.get("words")
-    template = Environment(
-        loader=PackageLoader("graphs.report", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    ).get_template("template.html.j2")
-    page = template.render(
+    page = template("template.html.j2").render(
         name=str(recipe.get("name") or run.resolve().name),
         about=views.about(status, recipe, environment),
         words=[str(w) for w in words] if isinstance(words, list) else [],
@@ -73,9 +67,10 @@ def render(run: Path) -> str:
 
 
 def write_report(run: Path) -> Path:
-    """Write ``report.html`` into a run directory and return its path.
+    """Write ``report.html`` into a run directory and return its path; beside every council in ``trees/`` its tree as a
+    page and as a picture.
 
-    The file is self-contained: no script, no network. It is written aside and then renamed, so that a reader
+    The files are self-contained: no script, no network. They are written aside and then renamed, so that a reader
     never meets half a page.
 
     Raises:
@@ -84,7 +79,15 @@ def write_report(run: Path) -> Path:
     run = Path(run)
     if not run.is_dir():
         raise FileNotFoundError(f"There is no run directory {run}.")
-    path, aside = run / "report.html", run / "report.html.partial"
-    aside.write_text(render(run), encoding="utf-8", errors="replace")
+    for name, council in Reader(run).folder("trees"):
+        if views.is_council(council):
+            _write((run / "trees" / name).with_suffix(".html"), tree_page(council))
+            _write((run / "trees" / name).with_suffix(".svg"), tree_svg(council))
+    _write(run / "report.html", render(run))
+    return run / "report.html"
+
+
+def _write(path: Path, text: str) -> None:
+    aside = path.with_name(f"{path.name}.partial")
+    aside.write_text(text, encoding="utf-8", errors="replace")
     os.replace(aside, path)
-    return path

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from markupsafe import Markup, escape
 
 from graphs.report.formats import clean, duration, finite, fixed, number, wrap
 from graphs.report.palette import LIGHT, SERIES, colour_class, resolve
-from graphs.report.tree_layout import Node, Thought, answers, centres, columns, order, path
+from graphs.report.tree_layout import Node, Thought, answers, centres, columns, depths, order, path, raised
 
 BOX, QUESTION, GAP_X, GAP_Y, MARGIN = 224, 120, 32, 14, 20  # widths of boxes, gaps, and the border; pixels
 LINE, HEAD = 17, 26  # height of a text line, and of a box's first line
 ROOM, LINES = (BOX - 24) / 13, 4  # ems of a line and lines of a text; the rest is in the nested list
+TALL = 1000  # pixels; a tree that is taller is read from its top, the answer's line first
 FONT = 'ui-sans-serif, system-ui, -apple-system, "Segoe UI", Roboto, "Liberation Sans", Arial, sans-serif'
 
 # Shared with the page, which gives the variables; a saved picture gets the light values written in.
@@ -27,11 +28,14 @@ STYLE = f"""
 .tree .t-box {{ fill: var(--paper); stroke: var(--rule); stroke-width: 1.2; }}
 .tree .t-question {{ fill: var(--panel); }}
 .tree .t-left {{ stroke: var(--bad); stroke-dasharray: 5 3; }}
-.tree .t-pruned {{ stroke: var(--soft); stroke-dasharray: 2 3; }}
+.tree .t-pruned {{ stroke: var(--rule); stroke-dasharray: 2 3; }}
+.tree .t-dim text {{ fill: var(--soft); font-weight: 400; }}
 .tree .t-final {{ stroke: var(--ink); }}
+.tree .t-passed {{ stroke: var(--good); stroke-width: 1.8; }}
 .tree .t-answer {{ stroke: var(--good); stroke-width: 2.6; }}
 .tree .t-edge {{ fill: none; stroke-width: 1.4; opacity: 0.75; }}
 .tree .t-way {{ stroke-width: 3.4; opacity: 1; }}
+.tree .t-faint {{ opacity: 0.35; }}
 """ + "".join(
     f".tree .e{i} {{ fill: var(--c{i}); }}\n.tree .l{i} {{ stroke: var(--c{i}); }}\n" for i in range(1, SERIES + 1)
 )
@@ -48,6 +52,11 @@ def score_text(score: Any) -> str:
     """A score with two decimals, or nothing where none was given."""
     value = finite(score)
     return "" if value is None else f"score {fixed(value, 2)}"
+
+
+def visits_text(visits: Any) -> str:
+    """How often a search came by, or nothing where it does not count."""
+    return "" if finite(visits) is None else f"{number(visits)} visit{'' if visits == 1 else 's'}"
 
 
 def status_words(thought: Thought, is_answer: bool) -> str:
@@ -90,38 +99,49 @@ def _text(x: float, y: float, text: str, kind: str = "", anchor: str = "") -> st
     return f'<text x="{x:.1f}" y="{y:.1f}"{attributes}>{escape(text)}</text>'
 
 
-def _box(node: Node, x: float, middle: float, height: float, colour: str, is_answer: bool) -> str:
-    """One thought: expert and score, text, and how it ended."""
-    thought = node.thought
-    y = middle - height / 2
+def _kind(thought: Thought, is_answer: bool) -> str:
     status = str(thought.get("status") or "active")
-    kind = "answer" if is_answer else status if status in ("left", "pruned", "final") else "active"
+    return "answer" if is_answer else status if status in ("left", "pruned", "final") else "active"
+
+
+def _lines(thought: Thought, is_answer: bool) -> tuple[list[str], list[str]]:
+    """The lines of a box: the text, and how it ended."""
     ended = status_words(thought, is_answer)
-    whole = f"{thought.get('expert')}: {thought.get('text') or ''}"
-    out = [
-        f'<g class="t-thought" data-thought="{escape(str(thought.get("id")))}">'
-        f"<title>{escape(whole)}</title>"
-        f'<rect class="t-box t-{kind}" x="{x:.1f}" y="{y:.1f}" width="{BOX}" height="{height:.1f}" rx="4"/>'
-        f'<rect class="e{colour}" x="{x:.1f}" y="{y:.1f}" width="5" height="{height:.1f}" rx="2"/>',
-        _text(x + 14, y + 18, wrap(str(thought.get("expert")), 8, 1)[0], f"t-bold e{colour}"),
-        _text(x + BOX - 10, y + 18, score_text(thought.get("score")), "t-soft", "end"),
-    ]
-    at = y + HEAD + 11
-    for line in wrap(str(thought.get("text") or ""), ROOM, LINES):
-        out.append(_text(x + 14, at, line))
-        at += LINE
-    mark = {"answer": "✓ ", "left": "✕ "}.get(kind, "")
-    for line in wrap(mark + ended, ROOM, LINES) if ended else []:
-        out.append(_text(x + 14, at, line, {"answer": "t-good", "left": "t-bad"}.get(kind, "t-soft")))
-        at += LINE
-    return "".join(out) + "</g>"
+    mark = {"answer": "✓ ", "left": "✕ "}.get(_kind(thought, is_answer), "")
+    return wrap(str(thought.get("text") or ""), ROOM, LINES), wrap(mark + ended, ROOM, LINES) if ended else []
 
 
 def _height(thought: Thought, is_answer: bool) -> float:
-    ended = status_words(thought, is_answer)
-    lines = len(wrap(str(thought.get("text") or ""), ROOM, LINES))
-    lines += len(wrap("✕ " + ended, ROOM, LINES)) if ended else 0
-    return HEAD + LINE * lines + 8
+    return HEAD + LINE * sum(map(len, _lines(thought, is_answer))) + 8
+
+
+def _box(node: Node, x: float, middle: float, height: float, colour: str, is_answer: bool, passed: bool) -> str:
+    """One thought: expert, score and visits, text, and how it ended. ``passed``: the answer's line goes through it."""
+    thought = node.thought
+    y = middle - height / 2
+    kind = _kind(thought, is_answer)
+    counted = visits_text(thought.get("visits"))
+    whole = f"{thought.get('expert')}: {thought.get('text') or ''}"
+    said, ended = _lines(thought, is_answer)
+    out = [
+        f'<g class="t-thought{" t-dim" if kind == "pruned" else ""}" data-thought="{escape(str(thought.get("id")))}">'
+        f"<title>{escape(whole)}</title>"
+        f'<rect class="t-box t-{"passed" if passed and not is_answer else kind}" x="{x:.1f}" y="{y:.1f}" '
+        f'width="{BOX}" height="{height:.1f}" rx="4"/>'
+        f'<rect class="e{colour}" x="{x:.1f}" y="{y:.1f}" width="5" height="{height:.1f}" rx="2"/>',
+        _text(x + 14, y + 18, wrap(str(thought.get("expert")), 4 if counted else 8, 1)[0], f"t-bold e{colour}"),
+        _text(
+            x + BOX - 10, y + 18, " · ".join(filter(None, (score_text(thought.get("score")), counted))), "t-soft", "end"
+        ),
+    ]
+    at = y + HEAD + 11
+    for line in said:
+        out.append(_text(x + 14, at, line))
+        at += LINE
+    for line in ended:
+        out.append(_text(x + 14, at, line, {"answer": "t-good", "left": "t-bad"}.get(kind, "t-soft")))
+        at += LINE
+    return "".join(out) + "</g>"
 
 
 def _edge(x1: float, y1: float, x2: float, y2: float, kind: str) -> str:
@@ -138,16 +158,24 @@ def tree_svg(council: Mapping[str, Any], standalone: bool = True) -> str:
         standalone: with its own style, a white ground, the answer and the experts' ends, to be saved as a
             picture; otherwise only the tree, for a page that holds ``STYLE`` and the colours.
     """
-    nodes = order(council.get("thoughts") or [])
-    chosen = answers(council, nodes)
-    way = {i for answer in chosen for i in path(nodes, answer)}
+    nodes, chosen, way = _way(council, council.get("thoughts") or [])
     colours = expert_colours(council)
-    place = columns(nodes)
     heights = {n.index: _height(n.thought, n.index in chosen) for n in nodes}
     middles, tall = centres(nodes, heights, GAP_Y)
+    if tall > TALL:
+        thoughts = [n.thought for n in sorted(nodes, key=lambda n: (n.index not in way, n.index))]
+        nodes, chosen, way = _way(council, thoughts)
+        heights = {n.index: _height(n.thought, n.index in chosen) for n in nodes}
+        middles = raised(nodes, heights, centres(nodes, heights, GAP_Y)[0])
+    place, by_depth = columns(nodes), depths(nodes)
+    stepwise = max(place.values(), default=0) > max(by_depth.values(), default=0)  # a search comes back to old places
+    place = by_depth if stepwise else place
     asked = wrap(str(council.get("question") or ""), 6.9, 6)
     top = MARGIN + 26.0
-    tall = max(tall, 34.0 + LINE * len(asked))
+    tall_question = 34.0 + LINE * len(asked)
+    tall = max(tall, tall_question)
+    # beside the first box of a tree that is read from its top
+    question = max(tall_question / 2, middles[nodes[0].index]) if tall > TALL and nodes else tall / 2
     count = max(place.values(), default=-1) + 1
     total = 2 * MARGIN + QUESTION + count * (GAP_X + BOX)
 
@@ -158,19 +186,22 @@ def tree_svg(council: Mapping[str, Any], standalone: bool = True) -> str:
     for node in nodes:
         colour = colours[str(node.thought.get("expert"))]
         origin = MARGIN + QUESTION if node.parent is None else left(node.parent) + BOX
-        start = top + (tall / 2 if node.parent is None else middles[node.parent])
+        start = top + (question if node.parent is None else middles[node.parent])
         kind = f"l{colour}" + (" t-way" if node.index in way else "")
+        kind += " t-faint" if node.thought.get("status") == "pruned" else ""
         edges.append(_edge(origin, start, left(node.index), top + middles[node.index], kind))
         y, height = top + middles[node.index], heights[node.index]
-        boxes.append(_box(node, left(node.index), y, height, colour, node.index in chosen))
+        passed = node.index in way
+        boxes.append(_box(node, left(node.index), y, height, colour, node.index in chosen, passed))
     for column in range(count):
         rounds = {n.thought.get("round") for n in nodes if place[n.index] == column}
-        if len(rounds) == 1 and isinstance(one := rounds.pop(), int):
-            x = MARGIN + QUESTION + GAP_X + column * (BOX + GAP_X)
+        x = MARGIN + QUESTION + GAP_X + column * (BOX + GAP_X)
+        if stepwise:
+            heads.append(_text(x, MARGIN + 8, f"Step {column + 1}", "t-soft"))
+        elif len(rounds) == 1 and isinstance(one := rounds.pop(), int):
             heads.append(_text(x, MARGIN + 8, f"Round {one}", "t-soft"))
 
-    tall_question = 34.0 + LINE * len(asked)
-    y = top + (tall - tall_question) / 2
+    y = top + question - tall_question / 2
     boxes.append(
         f'<rect class="t-box t-question" x="{MARGIN}" y="{y:.1f}" width="{QUESTION}" '
         f'height="{tall_question:.1f}" rx="4"/>' + _text(MARGIN + 12, y + 19, "Question", "t-soft")
@@ -191,6 +222,13 @@ def tree_svg(council: Mapping[str, Any], standalone: bool = True) -> str:
         f'<svg class="tree" xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {total:.0f} {height:.0f}" {size} '
         f'role="img" aria-label="{escape(label)}">{style}{ground}' + "".join(heads + edges + boxes + foot) + "</svg>"
     )
+
+
+def _way(council: Mapping[str, Any], thoughts: Sequence[Thought]) -> tuple[list[Node], set[int], set[int]]:
+    """The tree, the thoughts that give the answer, and all of their lines."""
+    nodes = order(thoughts)
+    chosen = answers(council, nodes)
+    return nodes, chosen, {i for answer in chosen for i in path(nodes, answer)}
 
 
 def _foot(council: Mapping[str, Any], colours: dict[str, str], y: float, total: float) -> tuple[list[str], float]:

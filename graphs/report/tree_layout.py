@@ -95,6 +95,23 @@ def columns(nodes: Sequence[Node]) -> dict[int, int]:
     return {index: rank[column] for index, column in raw.items()}
 
 
+def depths(nodes: Sequence[Node]) -> dict[int, int]:
+    """Column of each thought, from 0: how many stand before it in its line."""
+    return {node.index: node.depth for node in nodes}
+
+
+def raised(nodes: Sequence[Node], heights: Mapping[int, float], middles: Mapping[int, float]) -> dict[int, float]:
+    """Vertical centres in place of those of ``centres``: a box stands at the height of its first child, so that a tall
+    tree is read from its top. No box leaves the room of its subtree."""
+    found: dict[int, float] = {}
+    tops: dict[int, float] = {}  # of the room of a subtree
+    for node in reversed(nodes):
+        tops[node.index] = min([tops[c] for c in node.children] + [middles[node.index] - heights[node.index] / 2])
+        least = tops[node.index] + heights[node.index] / 2
+        found[node.index] = max(least, found[node.children[0]]) if node.children else middles[node.index]
+    return found
+
+
 def centres(nodes: Sequence[Node], heights: Mapping[int, float], gap: float) -> tuple[dict[int, float], float]:
     """Vertical centre of each box, and the height of the whole.
 

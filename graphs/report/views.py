@@ -125,13 +125,8 @@ def tree_views(councils: Sequence[tuple[str, Json]], problems: list[str]) -> tup
 
     Returns (views, sentences about what is missing, number of further councils).
     """
-    usable = []
-    for name, council in councils:
-        thoughts, experts = council.get("thoughts"), council.get("experts") or []
-        if all(isinstance(x, list) and all(isinstance(e, dict) for e in x) for x in (thoughts, experts)):
-            usable.append(council)
-        else:
-            problems.append(f"trees/{name} does not hold a council's result.")
+    usable = [council for _, council in councils if is_council(council)]
+    problems += [f"trees/{name} does not hold a council's result." for name, one in councils if not is_council(one)]
     chosen, missing = [], []
     checked = [c for c in usable if isinstance(c.get("solved"), bool)]
     for wanted, words in ((True, "a solved"), (False, "an unsolved")):
@@ -142,27 +137,32 @@ def tree_views(councils: Sequence[tuple[str, Json]], problems: list[str]) -> tup
             missing.append(f"There is no thought tree of {words} question in this run.")
     if not checked:
         chosen = usable[:2]
-    views = []
-    for council in chosen:
-        colours = expert_colours(council)
-        experts = [
+    return [tree_view(council) for council in chosen], missing, len(usable) - len(chosen)
+
+
+def is_council(value: Json) -> bool:
+    """Whether a JSON object has the lists that a council's result has."""
+    thoughts, experts = value.get("thoughts"), value.get("experts") or []
+    return all(isinstance(x, list) and all(isinstance(e, dict) for e in x) for x in (thoughts, experts))
+
+
+def tree_view(council: Mapping[str, Any]) -> Json:
+    """One council: question, answer, verdict, how each expert ended, and the tree as picture and as text."""
+    colours = expert_colours(council)
+    words, kind = verdict(council.get("solved"))
+    return {
+        "question": str(council.get("question") or ""),
+        "answer": council.get("answer"),
+        "verdict": words,
+        "kind": kind,
+        "summary": summary(council),
+        "experts": [
             (str(e.get("name")), colours[str(e.get("name"))], expert_words(e)) for e in council.get("experts") or []
-        ]
-        words, kind = verdict(council.get("solved"))
-        views.append(
-            {
-                "question": str(council.get("question") or ""),
-                "answer": council.get("answer"),
-                "verdict": words,
-                "kind": kind,
-                "summary": summary(council),
-                "experts": experts,
-                "notes": [str(n) for n in council.get("notes") or []],
-                "svg": Markup(tree_svg(council, standalone=False)),
-                "list": tree_list(council),
-            }
-        )
-    return views, missing, len(usable) - len(chosen)
+        ],
+        "notes": [str(n) for n in council.get("notes") or []],
+        "svg": Markup(tree_svg(council, standalone=False)),
+        "list": tree_list(council),
+    }
 
 
 def sample_views(samples: Sequence[Json]) -> tuple[list[Json], int]:

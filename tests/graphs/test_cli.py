@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from alignment.run_dir import RunDir
 from explain import explain_pair
 from explain.result import to_json
 from graphs.cli import doctor
+from graphs.cli.columns import Board, drawn
 from graphs.cli.council import CouncilView, print_result
 from graphs.cli.main import main
 from graphs.cli.progress import Reporter, describe, duration
@@ -342,6 +344,64 @@ def test_the_events_of_a_council_as_plain_lines():
         "  Ada: 11 - 8 = 3",
         "  the vote takes Ada's line  +1.00",
     ]
+
+
+def columns(*events: dict, width: int = 96, height: int = 24) -> list[str]:
+    """What a terminal of that size shows in the end."""
+    out = io.StringIO()
+    terminal = Console(file=out, width=width, height=height, force_terminal=True, color_system=None, markup=False)
+    board = Board(["Ada", "Blaise", "Carl"])
+    for event in events:
+        board.take({"round": 1} | event)
+    terminal.print(drawn(board, terminal))
+    return [line.rstrip() for line in out.getvalue().splitlines()]
+
+
+STEP = {"kind": "thought", "expert": "Ada", "text": "4 + 7 = 11\n", "score": 0.25}
+
+
+def test_experts_stand_side_by_side_and_one_that_left_comes_back():
+    gone = {"kind": "left", "expert": "Carl", "text": "x", "reason": "18 is not\x1b[2J 24"}
+    writing = {"kind": "token", "expert": "Blaise", "text": "7 - "}
+    shown = columns(STEP, gone, writing, writing | {"text": "4"})
+    assert shown[0] == "round 1"
+    assert [part.split()[0] for part in re.split(r"  +", shown[1]) if part[0].isalpha()] == ["Ada", "Blaise", "Carl"]
+    assert "+0.25" in shown[1] and "1 4 + 7 = 11" in shown[2] and "› 7 - 4" in shown[2]
+    assert shown[2].endswith("leaves: 18 is not\ufffd[2J 24")
+    back = {"kind": "share", "expert": "Carl", "text": "takes up Ada's line"}
+    shown = "\n".join(columns(STEP, gone, back, {"kind": "token", "expert": "Carl", "round": 2, "text": "11 - 8"}))
+    assert "leaves" not in shown and "takes up Ada's line" in shown and "› 11 - 8" in shown and "round 2" in shown
+
+
+def test_a_step_of_a_search_stands_below_the_one_that_it_continues():
+    first, other = STEP | {"id": "a", "parent": None}, STEP | {"id": "b", "parent": None, "text": "8 - 7 = 1"}
+    deeper = {"kind": "thought", "expert": "Carl", "round": 2, "id": "c", "parent": "b", "text": "1 * 4 = 4"}
+    half = {"kind": "token", "expert": "Ada", "round": 2}
+    shown = "\n".join(
+        columns(first, other, deeper, half | {"id": "p", "text": "4 -"}, half | {"id": "q", "text": "8 *"})
+    )
+    assert "› 4 -" in shown and "› 8 *" in shown  # two steps of one expert at once
+    carl = [line[64:].strip() for line in shown.split("\n")]
+    assert carl[1:4] == ["Carl", "1 8 - 7 = 1", "2 1 * 4 = 4"]
+
+
+def test_a_long_column_shows_its_end_within_the_terminal():
+    steps = [STEP | {"text": f"step {i} of a line that is longer than its column"} for i in range(40)]
+    shown = columns(*steps, height=12)
+    assert len(shown) <= 10 and "step 39" in "\n".join(shown) and shown[1].startswith("Ada")
+
+
+@pytest.mark.parametrize(("width", "experts", "side_by_side"), [(96, 3, True), (59, 3, False), (200, 7, False)])
+def test_columns_only_where_they_fit(width, experts, side_by_side):
+    out = io.StringIO()
+    terminal = Console(file=out, width=width, height=24, force_terminal=True, color_system=None, markup=False)
+    with CouncilView(terminal, [f"E{i}" for i in range(experts)]) as view:
+        view({"kind": "token", "expert": "E0", "round": 1, "text": "4 +"})
+        view({"kind": "thought", "expert": "E0", "round": 1, "text": "4 + 7 = 11", "score": 0.25})
+        view({"kind": "note", "text": "a note"})
+    shown = out.getvalue()
+    assert ("  E0: 4 + 7 = 11  +0.25" in shown) != side_by_side
+    assert ("1 4 + 7 = 11" in shown) == side_by_side and "note: a note" in shown
 
 
 def test_an_explanation_is_printed_as_its_own_json_or_as_a_table():

@@ -128,6 +128,28 @@ def test_a_crashed_expert_leaves_and_the_others_go_on(engine: Engine, tmp_path: 
     assert any(e["kind"] == "left" and e["expert"] == "Bea" for e in events)
 
 
+def test_when_all_crash_at_once_the_council_concludes(engine: Engine, tmp_path: Path) -> None:
+    task = free_task()
+    calls: list[int] = []
+
+    def prompt(question: str, board: Any = (), persona: str = "") -> Any:
+        calls.append(1)
+        return game24.prompt(question, board) if len(calls) <= 3 else [{"role": "user"}]
+
+    task.prompt = prompt  # the first round is written, in the second every expert fails
+    result, events = council(engine, tmp_path, task, scorer="random")
+    going_on = {t["expert"] for t in result["thoughts"] if t["status"] == "active"}
+    crashed = {e["name"] for e in result["experts"] if e["status"] == "crashed"}
+    assert crashed == going_on and crashed
+    assert {e["expert"] for e in events if e["kind"] == "left" and "crashed" in e["reason"]} == crashed
+    assert result["answer"] or any("crashed" in note or "rounds" in note for note in result["notes"])
+
+
+def test_one_expert_alone(engine: Engine, tmp_path: Path) -> None:
+    result, _ = council(engine, tmp_path, free_task(), experts=EIGHT[:1])
+    assert [t["expert"] for t in result["thoughts"]] == ["E0"] * len(result["thoughts"])
+
+
 def test_the_grammar_holds(engine: Engine, tmp_path: Path) -> None:
     result, _ = council(engine, tmp_path, max_tokens_per_step=60)
     import re

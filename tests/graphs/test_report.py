@@ -587,7 +587,7 @@ def test_any_thoughts_make_a_tree_without_overlaps(thoughts, answer):
                 apart = abs(middles[a.index] - middles[b.index])
                 assert apart >= (heights[a.index] + heights[b.index]) / 2 - 1e-9
     svg = ET.fromstring(tree_svg(council).encode("utf-8"))
-    assert len([g for g in svg.iter(f"{SVG}g") if g.get("class") == "t-thought"]) == len(thoughts)
+    assert len([g for g in svg.iter(f"{SVG}g") if g.get("data-thought") is not None]) == len(thoughts)
     listed = Page(f"<div>{tree_list(council)}</div>")
     assert len(listed.all("li")) == len(thoughts)
 

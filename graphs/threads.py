@@ -1,0 +1,46 @@
+"""A graph's run as a thread in a SQLite file: a checkpoint after every step, and going on where it stopped."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from langgraph.checkpoint.sqlite import SqliteSaver
+from langgraph.graph import StateGraph
+
+from alignment.errors import UsageError
+
+
+def run_thread(
+    builder: StateGraph,
+    name: str,
+    database: Path,
+    thread: str,
+    start: dict[str, Any],
+    context: Any,
+    on_event: Callable[[dict[str, Any]], None],
+    max_concurrency: int | None = None,
+) -> dict[str, Any]:
+    """The state in which the graph ends.
+
+    A thread that was interrupted goes on, one that is finished is not run again; ``start`` has the ``question``. Raises
+    UsageError where the thread is about another one. Threads of all graphs may lie in one file if their names differ.
+    """
+    config: Any = {"configurable": {"thread_id": thread}, "max_concurrency": max_concurrency}
+    # the checkpointer's connection is used from the graph's own threads, one at a time
+    with closing(sqlite3.connect(database, check_same_thread=False)) as connection:
+        graph = builder.compile(checkpointer=SqliteSaver(connection), name=name)
+        kept = graph.get_state(config)
+        about = kept.values.get("question", start["question"])
+        if about != start["question"]:
+            raise UsageError(f"the thread {thread!r} is about {about!r}; give another --thread")
+        # a node that ended just before an interrupt is no longer in `next`, but its task is still to be applied
+        waiting = bool(kept.next or kept.tasks)
+        if waiting or not kept.values:
+            begin = None if waiting else start
+            for event in graph.stream(begin, config, context=context, stream_mode="custom", durability="sync"):
+                on_event(event)
+        return graph.get_state(config).values
