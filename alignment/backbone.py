@@ -10,8 +10,6 @@ backward pass gives wrong gradients under gradient checkpointing, without an err
 from __future__ import annotations
 
 import gc
-import hashlib
-import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,7 +19,6 @@ from typing import Any
 import torch
 from peft import get_peft_model
 from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import DynamicCache
 
@@ -248,7 +245,7 @@ class Backbone:
         gain, bias = self.scales[role]
         return self.heads[role](hidden.float()).squeeze(-1) * gain + bias
 
-    # -- files --------------------------------------------------------------------------------------------
+    # -- weights ------------------------------------------------------------------------------------------
 
     def weights(self, role: str) -> dict[str, Tensor]:
         """Adapter and head of ``role`` by name, detached."""
@@ -280,38 +277,3 @@ class Backbone:
             raise SetupError(foreign)
         if role in self.heads:
             self.heads[role].load_state_dict({n[5:]: v for n, v in weights.items() if n.startswith("head.")})
-
-    def save_role(self, role: str, folder: Path) -> str:
-        """Writes ``adapter.safetensors`` and ``adapter.json``; returns the weights' sha256."""
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / "adapter.safetensors"
-        save_file({name: value.contiguous().cpu() for name, value in self.weights(role).items()}, path)
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        meta = {
-            "role": role,
-            "sha256": digest,
-            "base_sha256": self.sha256,
-            "lora": None if role in self.virtual else self.config.lora.model_dump(),
-            "virtual": self.virtual[role].model_dump() if role in self.virtual else None,
-            "scale": self.scales.get(role),
-        }
-        (folder / "adapter.json").write_text(json.dumps(meta, indent=1) + "\n")
-        return digest
-
-    def load_role(self, role: str, folder: Path) -> None:
-        """Reads what ``save_role`` wrote; raises SetupError for another base model's adapter or a damaged file."""
-        meta = json.loads((folder / "adapter.json").read_text())
-        path = folder / "adapter.safetensors"
-        if meta["base_sha256"] != self.sha256:
-            raise SetupError(
-                f"the {role} adapter in {folder} belongs to another base model (sha256 {meta['base_sha256'][:12]}…, "
-                f"this one is {self.sha256[:12]}…); set backbone.model to the one it was trained on"
-            )
-        if hashlib.sha256(path.read_bytes()).hexdigest() != meta["sha256"]:
-            raise SetupError(f"{path} is damaged; delete the run's {role} stage, or train it again with --fresh")
-        if role not in self.roles:
-            tokens = meta.get("virtual")
-            self.add_role(role, seed=0, tokens=VirtualTokens(**tokens) if tokens else None)
-        self.set_weights(role, load_file(path))
-        if meta["scale"]:
-            self.scales[role] = (meta["scale"][0], meta["scale"][1])

@@ -22,6 +22,7 @@ from typing import Any
 import torch
 
 from alignment import text_scores
+from alignment.adapter_files import load_role
 from alignment.admission import Admission
 from alignment.backbone import Backbone
 from alignment.batch import encode_scored
@@ -77,7 +78,7 @@ class Engine:
             if not found:
                 raise SetupError(f"the run {folder} has no trained adapters yet; run its recipe first")
             for role in sorted(found):
-                backbone.load_role(role, folder / "adapters" / role)
+                load_role(backbone, role, folder / "adapters" / role)
         return cls(backbone)
 
     @property

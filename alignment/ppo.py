@@ -15,6 +15,7 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 
 from alignment import checkpoint
+from alignment.adapter_files import save_role
 from alignment.backbone import Backbone
 from alignment.config import PPOConfig
 from alignment.engine import Engine
@@ -123,7 +124,7 @@ def train_ppo(
             metrics = [row for row in run.metrics() if row["stage"] == "ppo"][-1]
         results: dict[str, Any] = {"iterations": config.iterations} | {k: v for k, v in metrics.items() if "/" in k}
         for role in optimizers:
-            results[f"{role}_sha256"] = backbone.save_role(role, run.path / "adapters" / role)
+            results[f"{role}_sha256"] = save_role(backbone, role, run.path / "adapters" / role)
         log.done(results)
         shutil.rmtree(folder, ignore_errors=True)
     world.wait_for_everyone()

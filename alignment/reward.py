@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
 from alignment import checkpoint
+from alignment.adapter_files import save_role
 from alignment.backbone import Backbone
 from alignment.batch import encode_scored, pad
 from alignment.config import RewardConfig
@@ -67,7 +68,7 @@ def train_reward(
             checkpoint.save(folder, step + 1, backbone.weights("reward"), {"adam": optimizer}, {})
             log.saved(step + 1)
     results = evaluate_reward(backbone, held_out, config, unit, reference)
-    results["adapter_sha256"] = backbone.save_role("reward", run.path / "adapters" / "reward")
+    results["adapter_sha256"] = save_role(backbone, "reward", run.path / "adapters" / "reward")
     log.done(results)
     shutil.rmtree(folder, ignore_errors=True)
 

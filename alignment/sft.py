@@ -12,6 +12,7 @@ import torch
 from datasets import disable_progress_bars
 
 from alignment import checkpoint
+from alignment.adapter_files import save_role
 from alignment.backbone import Backbone
 from alignment.batch import encode_rows, pad, token_logprobs
 from alignment.config import SFTConfig
@@ -63,7 +64,7 @@ def train_sft(
         message = f"the tuned model is written: {run.path / 'base'}"
         report({"stage": "sft", "step": config.steps, "total": config.steps, "metrics": {}, "message": message})
     results |= evaluate_sft(backbone, "sft", validation, config)
-    results["adapter_sha256"] = backbone.save_role("sft", run.path / "adapters" / "sft")
+    results["adapter_sha256"] = save_role(backbone, "sft", run.path / "adapters" / "sft")
     log.done(results)
     shutil.rmtree(folder, ignore_errors=True)
 

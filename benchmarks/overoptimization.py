@@ -99,12 +99,13 @@ def sample_base(folder: Path, say: Any) -> list[Json]:
     wanted = [(use, q) for use in SAMPLES for q in prompts_of(use) if q not in there]
     if not wanted and (folder / "sft" / "adapter.json").exists():
         return rows
+    from alignment.adapter_files import save_role
     from alignment.backbone import Backbone
     from alignment.engine import Engine, Request
 
     backbone = Backbone(recipe("reward").backbone)
     backbone.add_role("sft", seed=0)
-    backbone.save_role("sft", folder / "sft")
+    save_role(backbone, "sft", folder / "sft")
     with Engine(backbone) as engine:
         while wanted:
             use = wanted[0][0]

@@ -23,6 +23,7 @@ import torch
 from langgraph.graph import END, START, StateGraph
 from langgraph.runtime import Runtime
 
+from alignment.adapter_files import load_role
 from alignment.backbone import Backbone
 from alignment.batch import encode_completion
 from alignment.config import BackboneConfig
@@ -102,7 +103,7 @@ class Context:
         self.report({"stage": stage, "step": 1, "total": 1, "metrics": {}, "done": True, "message": "already done"})
         if not self.run.done("council"):
             for role in roles:
-                self.backbone.load_role(role, self.run.path / "adapters" / role)
+                load_role(self.backbone, role, self.run.path / "adapters" / role)
         return True
 
 

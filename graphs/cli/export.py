@@ -24,11 +24,12 @@ def export_run(run: RunDir, folder: Path, role: str | None, dtype: str | None) -
     if role not in there:
         raise SetupError(f"the run {run.path} has no role {role!r} yet; it has {', '.join(there)}")
 
+    from alignment.adapter_files import load_role
     from alignment.backbone import Backbone
     from alignment.config import BackboneConfig
     from alignment.export import export_role
 
     backbone = Backbone(BackboneConfig(**run.backbone()))
-    backbone.load_role(role, run.path / "adapters" / role)
+    load_role(backbone, role, run.path / "adapters" / role)
     what = export_role(backbone, role, folder, dtype or backbone.config.compute_dtype)
     return {"folder": str(folder), "run": str(run.path), **what}

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from alignment.adapter_files import load_role, save_role
 from alignment.backbone import Backbone
 from alignment.config import BackboneConfig, LoraSettings
 from alignment.errors import SetupError
@@ -132,19 +133,19 @@ def test_files_round_trip_and_refuse_what_is_foreign(tiny_model: Path, other_tin
     backbone.add_role("reward", seed=0)
     disturb(backbone, "reward", 3)
     backbone.scales["reward"] = (2.0, -1.0)
-    digest = backbone.save_role("reward", tmp_path / "reward")
+    digest = save_role(backbone, "reward", tmp_path / "reward")
     again = make(tiny_model)
-    again.load_role("reward", tmp_path / "reward")
+    load_role(again, "reward", tmp_path / "reward")
     assert again.scales["reward"] == (2.0, -1.0)
     for name, value in backbone.weights("reward").items():
         assert torch.equal(value, again.weights("reward")[name])
-    assert again.save_role("reward", tmp_path / "copy") == digest
+    assert save_role(again, "reward", tmp_path / "copy") == digest
     with pytest.raises(SetupError, match="belongs to another base model"):
-        make(other_tiny_model).load_role("reward", tmp_path / "reward")
+        load_role(make(other_tiny_model), "reward", tmp_path / "reward")
     path = tmp_path / "reward" / "adapter.safetensors"
     path.write_bytes(path.read_bytes()[:-1] + b"x")
     with pytest.raises(SetupError, match="damaged"):
-        make(tiny_model).load_role("reward", tmp_path / "reward")
+        load_role(make(tiny_model), "reward", tmp_path / "reward")
 
 
 def test_a_missing_model_is_one_sentence() -> None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from transformers import DynamicCache
 
+from alignment.adapter_files import load_role, save_role
 from alignment.backbone import Backbone
 from alignment.config import BackboneConfig, VirtualTokens
 from alignment.engine import Engine, Request
@@ -92,14 +93,14 @@ def test_the_engine_writes_with_them(tiny_model: Path, kind: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_files_round_trip(tiny_model: Path, other_tiny_model: Path, tmp_path: Path, kind: str) -> None:
     backbone = make(tiny_model, kind)
-    digest = backbone.save_role("sft", tmp_path / "sft")
+    digest = save_role(backbone, "sft", tmp_path / "sft")
     again = Backbone(backbone.config)
-    again.load_role("sft", tmp_path / "sft")
+    load_role(again, "sft", tmp_path / "sft")
     ids = ids_of(backbone)
     assert torch.equal(hidden(again, "sft", ids), hidden(backbone, "sft", ids))
-    assert again.save_role("sft", tmp_path / "copy") == digest
+    assert save_role(again, "sft", tmp_path / "copy") == digest
     with pytest.raises(SetupError, match="belongs to another base model"):
-        Backbone(BackboneConfig(model=str(other_tiny_model), quantization="none")).load_role("sft", tmp_path / "sft")
+        load_role(Backbone(BackboneConfig(model=str(other_tiny_model), quantization="none")), "sft", tmp_path / "sft")
 
 
 def test_adapter_kinds_do_not_mix(tiny_model: Path) -> None:

@@ -24,6 +24,7 @@ from prompt_toolkit.input import create_pipe_input
 from prompt_toolkit.output import DummyOutput
 
 from agents.chat_model import ChatModel
+from alignment.adapter_files import save_role
 from alignment.backbone import Backbone
 from alignment.config import BackboneConfig
 from alignment.engine import Engine
@@ -297,7 +298,7 @@ def test_a_run_answers_with_its_policy_and_keeps_its_sessions(
         backbone.add_role(role, seed=i)
         for parameter in backbone.parameters(role):
             torch.nn.init.normal_(parameter, std=0.2, generator=torch.Generator().manual_seed(i))
-        backbone.save_role(role, run / "adapters" / role)
+        save_role(backbone, role, run / "adapters" / role)
     (run / "config.yaml").write_text(json.dumps({"backbone": backbone.config.model_dump(mode="json")}))
     (tmp_path / "in").write_text("4 7 8 8")
     written: list[str] = []
