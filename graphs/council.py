@@ -29,7 +29,7 @@ def summon(state: State, runtime: Runtime[Context]) -> State:
     c = runtime.context
     seats = {e.name: Seat(name=e.name) for e in c.config.experts}
     start: State = {"seats": seats, "tree": {}, "round": 0, "board": {}, "started": time.time(), "notes": list(c.notes)}
-    return start | {"plan": plan({}, c.config).expand}
+    return start | {"plan": [list(one) for one in plan({}, c.config).expand]}
 
 
 def think(turn: Turn, runtime: Runtime[Context]) -> State:
@@ -171,7 +171,7 @@ def share(state: State, runtime: Runtime[Context]) -> State:
         thought = pruned[name] = state["tree"][name].model_copy(update={"status": "pruned", "reason": reason})
         about = {k: getattr(thought, k) for k in ("id", "parent", "expert", "round", "text", "score")}
         runtime.stream_writer({"kind": "left", **about, "reason": reason})
-    update: State = {"tree": pruned, "plan": coming.expand, "board": {}}
+    update: State = {"tree": pruned, "plan": [list(one) for one in coming.expand], "board": {}}
     if not c.config.share:
         return update
     tree = state["tree"] | pruned

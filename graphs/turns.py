@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import ModuleType
-from typing import TYPE_CHECKING, Annotated, Literal, TypedDict
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict
 
 from langgraph.runtime import Runtime
 from langgraph.types import Send
@@ -63,7 +63,7 @@ class State(TypedDict, total=False):
     tokens: Annotated[int, operator.add]
     proposals: Annotated[int, operator.add]
     board: dict[str, str]  # expert -> the step that it shared last
-    plan: list[tuple[str | None, int]]  # places that are continued next, and by how many proposals (not for sample)
+    plan: list[list[Any]]  # places that are continued next, each with its number of proposals (not for sample)
     started: float
     answer: str | None
     notes: Annotated[list[str], operator.add]
@@ -126,7 +126,7 @@ def _parts(state: State, config: CouncilConfig, left: float) -> dict[str, list[P
         return {seat.name: [part(seat.at, 1)] for seat in active[: int(min(left, len(active)))]}
     found: dict[str, list[Part]] = {}
     turn = 0
-    coming = search.within(search.Plan(state["plan"]), left)
+    coming = search.within(search.Plan([(place, count) for place, count in state["plan"]]), left)
     for place, count in coming.expand if active else []:
         shares = [count // len(active) + (i < count % len(active)) for i in range(len(active))]
         for i, share in enumerate(shares):

@@ -43,6 +43,9 @@ class Request:
 
 def dispatch(request: Request, out: IO[str]) -> None:
     """Run the graph and write its result to ``out``. Raises UsageError for a name that there is not."""
+    if request.graph.endswith(".py") or ".py:" in request.graph:
+        _foreign(request, out)
+        return
     _known(request.graph)
     if request.model is not None and (request.graph != "council" or request.run is not None):
         raise UsageError("--model seats a model without a run in a council: junto run council --model ...")
@@ -199,6 +202,33 @@ def _revise(request: Request, out: IO[str]) -> None:
         write_json(result, out)
     else:
         print_revision(result, place(run, "revisions", result["question"]), screen)
+
+
+def _foreign(request: Request, out: IO[str]) -> None:
+    run, recipe, task = _run_of(request)
+    if request.question is None:
+        raise UsageError(f'run {request.graph} needs a question: --question "..."')
+    question = task.validate_question(request.question)
+    if request.dry_run:
+        _show_plan(request, out, recipe, {"run": str(run), "question": question})
+        return
+
+    from graphs.cli.council import CouncilView
+    from graphs.foreign import run_foreign
+
+    screen = console(sys.stderr if request.as_json else out)
+    with CouncilView(screen) as view:
+        state = run_foreign(request.graph, run, question, list(request.overrides), view, request.thread)
+    if request.as_json:
+        write_json(json.loads(json.dumps(state, default=_plain)), out)
+    else:
+        answer = state.get("answer")
+        screen.print(f"answer: {printable(str(answer))}" if answer is not None else printable(str(state)), markup=False)
+
+
+def _plain(value: Any) -> Any:
+    """What JSON does not know, of a state of somebody's own."""
+    return value.model_dump(mode="json") if hasattr(value, "model_dump") else str(value)
 
 
 def _evaluate(request: Request, out: IO[str]) -> None:
