@@ -146,13 +146,11 @@ def test_results_stand_in_the_users_last_message() -> None:
 
 @pytest.mark.embedded
 def test_the_embedded_model_calls_tools() -> None:
-    """A handful of real steps: every reply is a call that is carried out."""
+    """A handful of real steps: every reply is a call, because it cannot be longer than what max_tokens allows."""
     with Engine.open("embedded", "bfloat16") as engine:
-        replies = calls = 0
-        for seed in range(3):
-            model = EngineModel(engine, max_tokens=150, seed=seed)
-            found = call_tools(model, [Calculator()], MESSAGES, 2, 5.0)
-            replies, calls = replies + found.replies, calls + len(found.calls)
-            for call in found.calls:
-                assert call["failed"] == call["result"].startswith("error")
-        assert replies >= 3 and calls > 0
+        found = [call_tools(EngineModel(engine, max_tokens=150, seed=i), [Calculator()], MESSAGES, 2) for i in range(3)]
+    assert sum(len(one.calls) for one in found) > 0
+    for one in found:  # two calls, or one less and the one that says that it is done
+        assert one.replies == 2 and len(one.calls) in (1, 2) or (one.replies, one.calls) == (1, [])
+        for call in one.calls:
+            assert call["tool"] == "calculator" and call["failed"] == call["result"].startswith("error")
