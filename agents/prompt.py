@@ -39,6 +39,11 @@ def as_prompt(messages: Iterable[BaseMessage], instructions: str = "") -> list[d
                 continue
         prompt.append({"role": role, "content": text})
         before = message
+    return instructed(prompt, instructions)
+
+
+def instructed(prompt: list[dict[str, str]], instructions: str) -> list[dict[str, str]]:
+    """``prompt`` with ``instructions`` at the end of its system message, which is made where there is none."""
     if instructions:
         if not prompt or prompt[0]["role"] != "system":
             prompt.insert(0, {"role": "system", "content": ""})

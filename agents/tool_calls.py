@@ -108,7 +108,7 @@ def split_calls(text: str, ended: bool = True) -> tuple[list[Part], str]:
     return parts, ""
 
 
-def read_call(body: str) -> Part:
+def read_call(body: str) -> dict[str, Any]:
     """A call from what stands between its tags; an invalid one where that is not an object with a ``name`` and with
     ``arguments`` that are an object."""
     number = f"call_{uuid.uuid4().hex[:24]}"

@@ -20,7 +20,7 @@ from agents.tool_calls import call_text, forced, openai_tools
 from alignment.chat_format import ChatFormat
 from alignment.engine import Engine
 
-WINDOW = 2048  # tools with their schemas do not fit into the 512 of the tiny model
+WINDOW = 2**14  # tools with their schemas do not fit into the 512 of the tiny model, nor does an agent of smolagents
 STEPS, LEARNT = 100, 0.05  # at most so many, until no lesson has a higher loss
 
 
