@@ -105,8 +105,10 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         given = getattr(getattr(recipe, section), key)
         if given is None or (what == "scorer" and given in ("auto", *SCORERS)):
             continue
+        # what --set names is looked for where the command is given, too
+        here = any(f"{section}.{key}=" in one for one in overrides) and Path(given.rpartition(":")[0]).is_file()
         try:
-            name = load_function(given, base, what).name
+            name = load_function(given, Path() if here else base, what).name
         except UsageError as error:
             raise UsageError(f"{source.where((section, key))}: {error}") from None
         update[section] = update.get(section, getattr(recipe, section)).model_copy(update={key: name})

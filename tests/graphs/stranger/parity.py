@@ -7,7 +7,7 @@ from pydantic import BaseModel
 
 from graphs.tasks import TaskData
 
-STEP = r"[0-9]+ \+ [0-9]+ = [0-9]+"
+STEP = r"[0-9]{1,2} \+ [0-9] = [0-9]{1,2}"
 
 
 class Options(BaseModel):
