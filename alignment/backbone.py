@@ -120,7 +120,8 @@ class Backbone:
                 ids = virtual.real_tokens(text, tokens.count)
                 self.set_weights(role, {"virtual": virtual.start_from(self.causal_lm, tokens.kind, ids)})
         if copy_of is not None:
-            self.set_weights(role, {k: v.clone() for k, v in self.weights(copy_of).items()})
+            own = {name: value for name, value in self.weights(role).items() if name.startswith("head.")}
+            self.set_weights(role, {k: v.clone() for k, v in (own | self.weights(copy_of)).items()})
             if role in self.heads and copy_of in self.heads:
                 self.scales[role] = self.scales[copy_of]
         self._freeze()

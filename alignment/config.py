@@ -119,6 +119,9 @@ class RewardConfig(Settings):
     loss: Literal["margin_ranking", "bradley_terry", "regression"] = Field(
         "margin_ranking", description="margin_ranking and bradley_terry learn from pairs, regression from scores"
     )
+    start: Literal["base", "sft"] = Field(
+        "base", description="weights that its adapter starts from: none, or those of the SFT model (InstructGPT)"
+    )
     steps: int = Field(60, ge=1, description="optimizer steps")
     batch_size: int = Field(8, ge=1, description="pairs per step, or scored texts")
     learning_rate: float = Field(3e-4, gt=0, description="peak learning rate of AdamW, linear decay")

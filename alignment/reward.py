@@ -47,7 +47,7 @@ def train_reward(
     examples, notes = encode(backbone.chat, rows, config, "training")
     held_out, more = encode(backbone.chat, validation, config, "held-out")
     unit = _unit(examples, config)
-    backbone.add_role("reward", seed=seed + 1)
+    backbone.add_role("reward", seed=seed + 1, copy_of="sft" if config.start == "sft" else None)
     optimizer = adamw(backbone.parameters("reward"), config.learning_rate)
     folder = run.path / "checkpoints" / "reward"
     start = 0

@@ -28,6 +28,7 @@ from agents.config import ExpertConfig
 from agents.scorers import Line, Score
 from agents.thought import line_grammar, vote
 from alignment.engine import Engine, Request
+from alignment.flight import overlap
 from alignment.run_dir import read_rows, to_jsonl
 from alignment.statistics import bootstrap
 from graphs.recipe import Recipe, load_recipe, load_task
@@ -60,6 +61,34 @@ def arms() -> dict[str, tuple[str, dict[str, Any]]]:
         beam = {"search": "beam", "width": 2, "proposals": 4, "share": False, "leave_below": None}
         found[f"beam, 2 of 4 proposals each/{scorer}"] = (scorer, beam)
     return found
+
+
+class Recorded:
+    """An engine that remembers what it was asked, to count the tokens that one sitting by itself has to read: others
+    that sit at the same time, or sat before, leave more in the cache than it would find."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.asked: list[tuple[list[int], list[int]]] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.engine, name)
+
+    def streams(self, requests: Sequence[Request]) -> Any:
+        found = yield from self.engine.streams(requests)
+        chat = self.engine.backbone.chat
+        for request, done in zip(requests, found, strict=True):
+            ids = chat.prompt_ids(request.prompt) + chat.text_ids(request.prefix)
+            self.asked.append((ids, [*ids, *done.ids[:-1]]))
+        return found
+
+    def read(self) -> int:
+        """Of every prompt what no earlier text begins with."""
+        total, known = 0, []
+        for ids, whole in self.asked:
+            total += len(ids) - min(max((overlap(ids, one) for one in known), default=0), len(ids) - 1)
+            known.append(whole)
+        return total
 
 
 class Bench:
@@ -135,6 +164,7 @@ class Bench:
                     "steps": texts,
                     "tokens": done.tokens,
                     "logprob": done.logprob,
+                    "scores": {},
                     "ending": ending("\n".join(texts)) if ended else None,
                     "solved": bool(ended and self.task.check(question, done.text)),
                 }
@@ -143,7 +173,7 @@ class Bench:
             score = self.context(scorer, seed, {"leave_below": None}).score
             assert score is not None
             for line in lines:
-                line[scorer] = score(question, self._prefixes(line))
+                line["scores"][scorer] = score(question, self._prefixes(line))
         prompt_tokens = len(self.engine.backbone.chat.prompt_ids(prompt))
         return {"question": question, "seed": seed, "prompt_tokens": prompt_tokens, "lines": lines}
 
@@ -164,7 +194,7 @@ class Bench:
         """Takes the pools, and from their unfinished steps each scorer's threshold: the same share is below it."""
         self._pools = pools
         for scorer in SCORERS:
-            values = sorted(v for row in pools for line in row["lines"] for v in line[scorer][:-1])
+            values = sorted(v for row in pools for line in row["lines"] for v in line["scores"][scorer][:-1])
             self.thresholds[scorer] = 0.5 if scorer == "oracle" else values[int(LEAVE_SHARE * len(values))]
 
     # -- a sitting ----------------------------------------------------------------------------------------
@@ -172,7 +202,8 @@ class Bench:
     def sitting(self, name: str, seed: int, question: str) -> Row:
         scorer, changes = arms()[name]
         context = self.context(scorer, seed, changes)
-        judged = [0]
+        judged, recorded = [0], Recorded(self.engine)
+        context = replace(context, engine=recorded)
         if scorer == "reward":
             assert context.score is not None and context.leave_score is not None
             context = replace(
@@ -181,7 +212,7 @@ class Bench:
                 leave_score=self._counted(context.leave_score, judged, context.persona),
             )
         result = sit(context, question, lambda event: None, Path(":memory:"), None)
-        written, read = result["tokens"], sum(t["read"] for t in result["thoughts"])
+        written, read = result["tokens"], recorded.read()
         about = {"arm": name, "scorer": scorer, "seed": seed, "question": question, "solved": bool(result["solved"])}
         left = sum(e["status"] == "left" for e in result["experts"])
         tokens = written + read + judged[0]
@@ -207,7 +238,7 @@ def choices() -> dict[str, Callable[[Sequence[Row], str], bool]]:
             stay = [line for line in lines if line["ending"] is not None]
             if not stay:
                 return False
-            return stay[vote([s["ending"] for s in stay], [s[scorer][-1] for s in stay], how)]["solved"]
+            return stay[vote([s["ending"] for s in stay], [s["scores"][scorer][-1] for s in stay], how)]["solved"]
 
         return chosen
 

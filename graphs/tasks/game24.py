@@ -44,6 +44,9 @@ class Options(Settings):
     board: float = Field(0.15, ge=0, le=1, description="share of supervised rows that show peers' steps")
     wide: float = Field(0.0, ge=0, le=1, description=f"share of rows from puzzles with a number of 14..{WIDE}")
     results: bool = Field(False, description="whether the results of steps that go wrong are learned as well")
+    judged: bool = Field(
+        False, description="whether pairs are single lines instead, with a score of 1 where 24 can be reached, or 0"
+    )
     validation: float = Field(0.2, gt=0, lt=1, description="share of the puzzles held out, by multiset")
     held_out: list[str] = Field(default_factory=list, description="puzzles that are always held out")
 
@@ -143,7 +146,7 @@ def load(options: Options, seed: int, base: Path | None = None) -> TaskData:
             return rng.choice(by_size[3 if rng.random() < options.three else 4])
 
         sft[name] = [_line(rng, draw(), options) for _ in range(max(4, int(options.lines * share)))]
-        pairs[name] = [_pair(rng, draw()) for _ in range(max(4, int(options.pairs * max(share, 0.2))))]
+        pairs[name] = [_pair(rng, draw(), options) for _ in range(max(4, int(options.pairs * max(share, 0.2))))]
         prompts[name] = _prompts(rng, by_size, options)
     # held-out puzzles that the recipe names come first, so that they are among those that are evaluated
     prompts["validation"].sort(key=lambda row: row["id"] not in options.held_out)
@@ -178,8 +181,9 @@ def _line(rng: random.Random, puzzle: str, options: Options) -> Row:
     return {"prompt": prompt(puzzle, board), **arithmetic.line_row(rng, state, GAME, options.wrong, options.results)}
 
 
-def _pair(rng: random.Random, puzzle: str) -> Row:
-    return {"prompt": prompt(puzzle), **arithmetic.pair(rng, _state(puzzle), GAME)}
+def _pair(rng: random.Random, puzzle: str, options: Options) -> Row:
+    made = arithmetic.judged if options.judged else arithmetic.pair
+    return {"prompt": prompt(puzzle), **made(rng, _state(puzzle), GAME)}
 
 
 def _hash(puzzle: str, salt: str = "test") -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import bitsandbytes as bnb
@@ -193,7 +194,7 @@ def test_sampling_holds_what_the_real_one_holds(tiny_model: Path) -> None:
     backbone = Backbone(config_of(tiny_model))
     ids = backbone.chat.prompt_ids([{"role": "user", "content": "the quick brown fox"}])
     length = 30
-    rows = [Row(Request([], max_tokens=length, seed=str(i)), ids) for i in range(6)]
+    rows = [Row(Request([], max_tokens=length), ids, stream=Random(i)) for i in range(6)]
     with backbone.role("base"), Held([*backbone.model.parameters(), *backbone.model.buffers()]) as held:
         decode_rows(backbone, rows)
     assert sum(row.finish == "length" for row in rows) >= 5

@@ -197,6 +197,19 @@ def test_it_learns_to_order_pairs(tiny_model: Path, tmp_path: Path, loss: str) -
     assert rewards.mean().item() == pytest.approx(0, abs=1e-4) and rewards.std().item() == pytest.approx(1, abs=1e-4)
 
 
+def test_it_may_start_from_the_sft_model(tiny_model: Path, tmp_path: Path) -> None:
+    """With no step taken but one at a rate of almost nothing, the adapter is the SFT model's and the head is new."""
+    backbone = backbone_of(tiny_model)
+    backbone.add_role("sft", seed=0)
+    for parameter in backbone.parameters("sft"):
+        torch.nn.init.normal_(parameter, std=0.1, generator=torch.Generator().manual_seed(1))
+    config = RewardConfig(start="sft", steps=1, learning_rate=1e-12)
+    train_reward(backbone, config, pairs(8), pairs(8), run_in(tmp_path), 0, lambda event: None)
+    sft, reward = backbone.weights("sft"), backbone.weights("reward")
+    assert set(reward) > set(sft)
+    assert all(torch.allclose(reward[name], sft[name], atol=1e-9) for name in sft)
+
+
 def test_centring_keeps_rewards_around_zero(tiny_model: Path, tmp_path: Path) -> None:
     means = []
     for number, coefficient in enumerate((0.0, 1.0)):

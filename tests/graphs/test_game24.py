@@ -170,3 +170,30 @@ def test_refute_agrees_with_the_rules(seed: int) -> None:
     assert game24.reachable(question, [text]) == game24.alive(state)
     bad = game24.arithmetic.illegal(rng, start, text, game24.GAME)
     assert game24.refute(question, [bad])
+
+
+def test_judged_lines_have_the_score_of_the_oracle() -> None:
+    rows = game24.load(game24.Options(lines=4, pairs=300, prompts=4, judged=True, wide=0.3), seed=0).pairs["train"]
+    for row in rows:
+        question = row["prompt"][1]["content"]
+        assert row["score"] == game24.reachable(question, row["response"].split("\n")), row
+    lengths = [row["response"].count("\n") for row in rows]
+    assert 0.3 < sum(row["score"] for row in rows) / 300 < 0.6 and set(lengths) == {0, 1, 2}
+
+
+def test_wide_puzzles_are_none_of_the_1362() -> None:
+    rows = game24.load(game24.Options(lines=100, pairs=4, prompts=4, wide=1.0), seed=0).sft["train"]
+    for row in rows:
+        question = row["prompt"][1]["content"].split("\n")[0]
+        assert question not in game24.puzzles(4) and game24.reachable(question, [])
+
+
+def test_results_of_wrong_steps_are_learned_and_their_choice_is_not() -> None:
+    options = {"lines": 300, "pairs": 4, "prompts": 4, "wrong": 0.5}
+    plain, both = (game24.load(game24.Options(**options, results=r), 0).sft["train"] for r in (False, True))
+    for a, b in zip(plain, both, strict=True):
+        assert a["completion"] == b["completion"] and a["prompt"] == b["prompt"]
+        if "prefix" in a:
+            assert "".join(text for text, _ in b["prefix"]) == a["prefix"]
+            for text, learned in b["prefix"]:
+                assert learned == text.startswith(" = ")
