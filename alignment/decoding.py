@@ -15,9 +15,9 @@ from transformers import DynamicCache
 
 from alignment.backbone import Backbone
 from alignment.batch import pad
+from alignment.gumbel import draw
 
 Prompt = list[dict[str, str]]
-BLOCK = 256  # tokens whose probabilities are added up first when one is drawn
 MIN_SHARED_PREFIX = 8  # tokens; below it, expanding a cache costs more than it saves
 
 
@@ -142,62 +142,25 @@ def common_prefix(prompts: Sequence[list[int]]) -> int:
 def advance(backbone: Backbone, rows: Sequence[Row], logits: Tensor) -> None:
     """The next token of each row from float32 ``logits`` [B, V], which are overwritten."""
     scaled = logits.div_(torch.tensor([row.request.temperature or 1.0 for row in rows]).unsqueeze(1))
-    scaled = scaled.sub_(scaled.amax(-1, keepdim=True))
-    bound = [i for i, row in enumerate(rows) if row.matcher is not None]
-    allowed, tops = _masked(scaled[bound], [rows[i].matcher for i in bound]) if bound else (scaled[:0], [])
-    weights = scaled.exp_()
-    totals = weights.sum(-1, dtype=torch.float64).log().tolist()
-    free = [i for i, row in enumerate(rows) if row.matcher is None]
-    tokens = dict(zip(free, _choose(weights[free] if bound else weights, [rows[i] for i in free]), strict=True))
-    tokens |= dict(zip(bound, _choose(allowed, [rows[i] for i in bound]), strict=True))
-    # what a grammar forces may be so improbable that its weight among all tokens is 0, but not among the allowed ones
-    logp = {i: top + allowed[k, tokens[i]].log().item() for k, (i, top) in enumerate(zip(bound, tops, strict=True))}
-    for i, row in enumerate(rows):
-        token = tokens[i]
+    totals = scaled.logsumexp(-1).tolist()
+    streams = [row.stream if row.request.temperature > 0 else None for row in rows]
+    tokens = draw(scaled, streams, [_allowed(row.matcher, scaled.shape[1]) for row in rows])
+    chosen = scaled[range(len(rows)), tokens].tolist()
+    for row, token, logit, total in zip(rows, tokens, chosen, totals, strict=True):
         row.ids.append(token)
-        row.logprob += (logp[i] if i in logp else weights[i, token].log().item()) - totals[i]
+        row.logprob += logit - total
         if row.matcher is not None and token != backbone.chat.eos_id:
             row.matcher.consume_token(token)
         _finish(backbone, row, token)
 
 
-def _masked(scaled: Tensor, matchers: Sequence[Any]) -> tuple[Tensor, list[float]]:
-    """Weights of the tokens that each row's grammar allows, the greatest of them 1, and 0 for the others; and the
-    logarithms of what the greatest were."""
-    packed = np.stack([np.frombuffer(matcher.compute_bitmask(), dtype=np.uint8) for matcher in matchers])
-    allowed = torch.from_numpy(np.unpackbits(packed, axis=1, bitorder="little").view(bool))
-    width = scaled.shape[1]  # that of the output layer, which may have more rows than the tokenizer has tokens
-    allowed = functional.pad(allowed, (0, max(0, width - allowed.shape[1])))[:, :width]
-    scaled = scaled.masked_fill_(~allowed, -torch.inf)
-    tops = scaled.amax(-1, keepdim=True)
-    return scaled.sub_(tops).exp_(), tops.flatten().tolist()
-
-
-def _choose(weights: Tensor, rows: Sequence[Row]) -> list[int]:
-    """By chance, in proportion to the weights; the heaviest at temperature 0."""
-    if not rows:
-        return []
-    drawn = _draw(weights, [row.stream.random() if row.request.temperature > 0 else 0.0 for row in rows])
-    if all(row.request.temperature > 0 for row in rows):
-        return drawn
-    best = weights.argmax(-1).tolist()
-    return [drawn[i] if row.request.temperature > 0 else best[i] for i, row in enumerate(rows)]
-
-
-def _draw(weights: Tensor, uniforms: Sequence[float]) -> list[int]:
-    """Inverse CDF with one uniform number per row: first the block of tokens, then the token in it, so that the sums
-    in float64 are over few numbers."""
-    rows = torch.arange(len(weights))
-    blocks = functional.pad(weights, (0, -weights.shape[1] % BLOCK)).view(len(weights), -1, BLOCK)
-    ends = blocks.sum(-1).double().cumsum(-1)
-    wanted = torch.tensor(uniforms, dtype=torch.float64) * ends[:, -1]
-    block = torch.searchsorted(ends, wanted.unsqueeze(1), right=True).squeeze(1).clamp(max=ends.shape[1] - 1)
-    inside = blocks[rows, block].double().cumsum(-1)
-    left = wanted - torch.where(block > 0, ends[rows, (block - 1).clamp(min=0)], 0.0)
-    # strictly below the block's sum, so that rounding never picks a token of probability 0 behind the last one
-    left = torch.minimum(left, inside[:, -1] * (1 - 1e-12)).unsqueeze(1)
-    token = torch.searchsorted(inside, left, right=True).squeeze(1)
-    return (block * BLOCK + token).tolist()
+def _allowed(matcher: Any, width: int) -> Tensor | None:
+    """Which tokens a row's grammar allows, bool [V]; the output layer may know more than the tokenizer does."""
+    if matcher is None:
+        return None
+    packed = np.frombuffer(matcher.compute_bitmask(), dtype=np.uint8)
+    allowed = torch.from_numpy(np.unpackbits(packed, bitorder="little").view(bool))
+    return functional.pad(allowed, (0, max(0, width - len(allowed))))[:width]
 
 
 def _finish(backbone: Backbone, row: Row, token: int) -> None:

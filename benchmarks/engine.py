@@ -1,4 +1,4 @@
-"""Decoding speed: ``python -m benchmarks.engine [--json] [--model embedded] [--repeats 3]``.
+"""Decoding speed: ``python -m benchmarks.engine [--json] [--model embedded] [--repeats 3] [--no-peers]``.
 
 The engine against ``generate`` of transformers on the same model, texts and threads, with a LoRA adapter that is merged
 and one that is not; against the linear layers alone, which no decoding on this machine goes below; eight branches
@@ -149,6 +149,23 @@ def measure(model: str, repeats: int, say: Callable[[str], None]) -> Json:
     }
 
 
+def flips(model: str, quantization: str, dtype: str) -> float:
+    """Of the tokens written by eight rows together, the share that comes out otherwise when each row is alone, counted
+    up to a row's first such token: what follows it is another text."""
+    backbone = Backbone(BackboneConfig(model=model, quantization=quantization, compute_dtype=dtype))  # type: ignore[arg-type]
+    backbone.add_role("sft", seed=0)
+    rows = requests(backbone, 8, CONTEXT, NEW, "flips")
+    with Engine(backbone) as engine, engine.for_training():  # nothing is kept from call to call
+        together = engine.generate(rows)
+        alone = [engine.generate([row])[0] for row in rows]
+    same = flipped = 0
+    for a, b in zip(together, alone, strict=True):
+        first = next((i for i, (x, y) in enumerate(zip(a.ids, b.ids, strict=False)) if x != y), None)
+        flipped += first is not None
+        same += len(a.ids) if first is None else first
+    return flipped / (same + flipped)
+
+
 def lines(found: Json) -> list[str]:
     head = ["rows", "generate", "engine", "unmerged", "forward alone", "linears alone", "engine / linears", "speed-up"]
     out = [f"milliseconds per step, {found['threads']} threads, context {CONTEXT} + {NEW} tokens", ""]
@@ -158,10 +175,14 @@ def lines(found: Json) -> list[str]:
         ratios = [cell["engine"] / cell["linears"], cell["generate"] / cell["engine"]]
         cells = [str(cell["rows"]), *(f"{1000 * t:.0f}" for t in times), *(f"{r:.2f}" for r in ratios)]
         out.append(f"| {' | '.join(cells)} |")
+    peers = ("speedup_vs_chathuggingface", "speedup_vs_smolagents", "overhead_share")
     return [
         *out,
+        *(f"{key}: {found[key]:.2f}" for key in peers if key in found),
         "",
         f"eight branches cost {found['branches8_over_1']:.2f} of one",
+        "tokens that flip between eight rows together and each alone: "
+        + ", ".join(f"{name} {100 * share:.2f} %" for name, share in found["flip_rate"].items()),
         f"{SIBLINGS} rows of one prompt of {LONG} tokens: {found['prefix_tokens']:.1f} times fewer tokens read, "
         f"{found['prefix_speedup']:.1f} times faster than one by one",
     ]
@@ -172,8 +193,15 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout in place of the table")
     parser.add_argument("--model", default="embedded")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--no-peers", action="store_true", help="without ChatHuggingFace and smolagents")
     given = parser.parse_args()
     found = measure(given.model, given.repeats, lambda text: print(text, file=sys.stderr, flush=True))
+    kinds = {"float32": ("none", "float32"), "bfloat16": ("none", "bfloat16"), "nf4": ("nf4", "bfloat16")}
+    found["flip_rate"] = {name: flips(given.model, *kind) for name, kind in kinds.items()}
+    if not given.no_peers:
+        from benchmarks.engine_peers import measure as measure_peers
+
+        found |= measure_peers(given.repeats)
     print(json.dumps(found, indent=1) if given.json else "\n".join(lines(found)))
 
 

@@ -15,7 +15,6 @@ from transformers import LlamaConfig, MistralConfig, Qwen2Config
 
 from alignment.backbone import Backbone
 from alignment.config import BackboneConfig, LoraSettings
-from alignment.decoding import _draw
 from alignment.engine import Engine, Request
 from alignment.flight import PrefixStore, overlap
 from alignment.lean import LeanDecoder, Span, knows
@@ -82,19 +81,6 @@ def test_other_architectures_are_left_to_transformers() -> None:
     scaled = LlamaConfig(**SHAPE, rope_parameters={"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4})
     assert not knows(backbone_of(scaled), "sft", copies=True)
     assert not knows(backbone_of(LlamaConfig(**SHAPE | {"hidden_act": "gelu"})), "sft", copies=True)
-
-
-@settings(max_examples=200, deadline=None)
-@given(st.lists(st.floats(0, 1), min_size=2, max_size=700), st.floats(0, 1, exclude_max=True))
-def test_a_token_is_drawn_by_the_inverse_of_the_distribution(weights: list[float], uniform: float) -> None:
-    if sum(weights) < 1e-3:
-        weights[len(weights) // 2] = 1.0
-    found = _draw(torch.tensor([weights]), [uniform])[0]
-    ends = torch.tensor(weights, dtype=torch.float32).double().cumsum(0)
-    wanted = uniform * float(ends[-1])
-    assert weights[found] > 0
-    before = float(ends[found - 1]) if found else 0.0
-    assert before - 1e-3 <= wanted <= float(ends[found]) + 1e-3
 
 
 @settings(max_examples=50, deadline=None)
