@@ -1,4 +1,5 @@
-"""smolagents' code agents with their code in the sandbox: ``CodeAgent([], model, executor=SandboxExecutor())``."""
+"""smolagents with its code in the sandbox: code agents, ``CodeAgent([], model, executor=SandboxExecutor())``, and a
+tool that runs code."""
 
 from __future__ import annotations
 
@@ -6,9 +7,10 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from smolagents import Tool
 from smolagents.local_python_executor import CodeOutput, PythonExecutor
 
-from agents.sandbox import check_sandbox, run_code
+from agents.sandbox import Ran, check_sandbox, run_code
 from alignment.errors import JuntoError, UsageError
 
 # What stands around an agent's code in the sandbox: the value of its last expression, or what it gives to
@@ -79,13 +81,37 @@ class SandboxExecutor(PythonExecutor):
         logs, _, last = ran.output.rpartition("\0")
         value = _value(last) if ran.ended == "ok" else None
         if value is None:
-            reasons = {"timeout": f"it took more than {self.seconds:g} seconds", "output": "it printed too much"}
-            lines = ran.output.strip().splitlines() or ["it ended without a word"]
-            raise JuntoError(f"the code failed: {reasons.get(ran.ended, lines[-1])}")
+            raise _failure(ran, self.seconds)
         output, final = value
         if not final:
             self.before.append(code_action)
         return CodeOutput(output, logs, final)
+
+
+class RunPython(Tool):
+    """Code of at most ``seconds``, each time in a sandbox of its own. ``check_sandbox`` tells beforehand whether this
+    machine has one; where it has none, no code is run and the model reads why."""
+
+    name = "python"
+    description = "Runs Python code, with its standard library alone, and gives what the code prints."
+    inputs = {"code": {"type": "string", "description": "the code, which prints what you want to know"}}
+    output_type = "string"
+
+    def __init__(self, seconds: float = 5.0) -> None:
+        super().__init__()
+        self.seconds = seconds
+
+    def forward(self, code: str) -> str:
+        ran = run_code(code, self.seconds)
+        if ran.ended != "ok":
+            raise _failure(ran, self.seconds)
+        return ran.output
+
+
+def _failure(ran: Ran, seconds: float) -> JuntoError:
+    reasons = {"timeout": f"it took more than {seconds:g} seconds", "output": "it printed too much"}
+    lines = ran.output.strip().splitlines() or ["it ended without a word"]
+    return JuntoError(f"the code failed: {reasons.get(ran.ended, lines[-1])}")
 
 
 def _value(last: str) -> tuple[Any, bool] | None:

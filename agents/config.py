@@ -9,6 +9,7 @@ from pydantic import Field, field_validator
 from alignment.config import Settings
 
 SCORERS = ("random", "length", "logprob", "critic", "reward", "checker", "oracle", "llm")  # others are functions
+TOOLS = ("calculator", "check_arithmetic")  # those of agents.tools; others are a user's own
 
 
 class ExpertConfig(Settings):
@@ -18,6 +19,16 @@ class ExpertConfig(Settings):
     role: str = Field("policy", description="role of the model that writes: base, sft or policy")
     persona: str = Field("", description="system text for this expert; empty: none")
     temperature: float = Field(1.0, ge=0, description="of sampling its steps; 0 is greedy")
+    tools: list[str] = Field(
+        default_factory=list,
+        description=f"what it may call before each step: {', '.join(TOOLS)}, or a Tool of smolagents as "
+        "'my_tools.py:name'",
+    )
+    code: bool = Field(
+        False, description="whether it may run Python that it writes, in a sandbox, as one more tool; with --allow-code"
+    )
+    tool_calls: int = Field(3, ge=0, description="calls of tools before a step, at most")
+    tool_seconds: float = Field(10.0, ge=0, description="of one call; a tool that takes longer is not waited for")
 
 
 def _three_experts() -> list[ExpertConfig]:
@@ -47,7 +58,7 @@ class CouncilConfig(Settings):
     )
     rounds: int = Field(4, ge=1, description="rounds of all experts; for sample: steps that each may write")
     depth: int | None = Field(None, ge=1, description="steps of a line; null: as many as there are rounds")
-    max_tokens_per_step: int = Field(32, ge=1, description="tokens per step")
+    max_tokens_per_step: int = Field(32, ge=1, description="tokens per step, without those of its calls of tools")
     scorer: str = Field(
         "auto",
         description="what scores lines: random, length, logprob, critic, reward, checker, oracle, llm, or a Python "
@@ -72,7 +83,12 @@ class CouncilConfig(Settings):
     )
     seed: int = Field(0, ge=0, description="of sampling")
     max_proposals: int | None = Field(None, ge=1, description="steps that all experts write together; null: no limit")
-    max_total_tokens: int = Field(2000, ge=0, description="tokens of all experts together; then the council concludes")
+    max_total_tokens: int = Field(
+        2000,
+        ge=0,
+        description="tokens of all experts together, calls of tools among them; then the council concludes; the steps "
+        "of a round get equal shares of what is left",
+    )
     seconds: float | None = Field(None, ge=0, description="wall-clock limit; then the council concludes; null: none")
 
     @field_validator("experts")

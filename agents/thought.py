@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 from pydantic import BaseModel
 
@@ -14,7 +14,8 @@ ANSWER = "ANSWER:"
 
 class Thought(BaseModel):
     """One expert's step. ``score`` is what the line up to here is worth to the council's scorer, ``value`` to the one
-    by which experts leave, where there is one."""
+    by which experts leave, where there is one. ``calls`` are those of tools before the step, each with ``tool``,
+    ``arguments``, ``result`` and ``failed``, and ``call_tokens`` what they cost beside the step's own ``tokens``."""
 
     id: str
     parent: str | None
@@ -28,6 +29,8 @@ class Thought(BaseModel):
     tokens: int = 0
     read: int = 0  # tokens of its prompt that were computed for it and not found in a cache
     logprob: float | None = None  # of its tokens together, in nats; a server may not tell
+    calls: list[dict[str, Any]] = []
+    call_tokens: int = 0
 
 
 Tree = dict[str, Thought]
@@ -45,6 +48,13 @@ def line(tree: Tree, thought: str | None) -> list[str]:
         texts.append(tree[thought].text)
         thought = tree[thought].parent
     return texts[::-1]
+
+
+def call_line(call: Mapping[str, Any]) -> str:
+    """One call of a tool, and what came of it, on one line."""
+    arguments = call.get("arguments")
+    given = ", ".join(map(str, arguments.values() if isinstance(arguments, Mapping) else ()))
+    return " ".join(f"{call.get('tool')}({given}): {call.get('result')}".split())
 
 
 def step_grammar(step: str | None) -> str:

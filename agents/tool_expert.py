@@ -22,6 +22,7 @@ from smolagents.agents import EMPTY_PROMPT_TEMPLATES
 from smolagents.utils import AgentGenerationError
 
 from agents.smol_model import EngineModel
+from agents.thought import call_line
 from alignment.engine import Request
 
 DONE = "final_answer"  # smolagents' name of the tool that ends an agent's run
@@ -106,11 +107,7 @@ def call_tools(
 
 def with_results(messages: Sequence[Message], calls: Sequence[Call]) -> list[Message]:
     """The messages with what tools gave at the end of the last one of the user."""
-    found = [
-        f"{call['tool']}({', '.join(map(str, call['arguments'].values()))}): {' '.join(call['result'].split())}"
-        for call in calls
-        if not call["failed"]
-    ]
+    found = [call_line(call) for call in calls if not call["failed"]]
     new = [dict(message) for message in messages]
     if found:
         asked = next(message for message in reversed(new) if message["role"] == "user")

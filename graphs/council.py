@@ -11,18 +11,16 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from langgraph.graph import END, START, StateGraph
 from langgraph.runtime import Runtime
 
 from agents.scorers import Score, lines_of
-from agents.thought import Thought, Tree, line, read, step_grammar, vote
-from alignment.engine import Completion, Request
-from graphs.turns import Context, Part, Seat, State, Turn, plan, turns, why_it_ended
-
-Event = dict[str, Any]
+from agents.thought import Thought, Tree, line, vote
+from graphs.turns import Context, Seat, State, Turn, plan, turns, why_it_ended
+from graphs.writing import Event, write_steps
 
 
 def summon(state: State, runtime: Runtime[Context]) -> State:
@@ -46,58 +44,18 @@ def _think(turn: Turn, c: Context, tell: Callable[[Event], None]) -> State:
     """A step that was said at its place before is written anew, once, while there is spare."""
     said = {(part["parent"], text) for part in turn["parts"] for text in part["said"]}
     places = [part for part in turn["parts"] for _ in range(part["count"])]
-    thoughts = _write(turn, places, 0, c, tell)
+    thoughts = write_steps(turn, places, 0, turn["tokens"], c, tell)
     spare = turn["spare"]
     written = list(thoughts)
     for i, thought in enumerate(thoughts):
-        if (thought.parent, thought.text) in said and spare > 0:
+        left = turn["tokens"] - thought.tokens - thought.call_tokens
+        if (thought.parent, thought.text) in said and spare > 0 and left > 0:
             spare -= 1
-            [thoughts[i]] = again = _write(turn, [places[i]], len(written), c, tell)
+            [thoughts[i]] = again = write_steps(turn, [places[i]], len(written), left, c, tell)
             written += again
         said.add((thoughts[i].parent, thoughts[i].text))
-    tokens = sum(thought.tokens for thought in written)
+    tokens = sum(thought.tokens + thought.call_tokens for thought in written)
     return {"tree": {t.id: t for t in thoughts}, "tokens": tokens, "proposals": len(written)}
-
-
-def _write(turn: Turn, places: Sequence[Part], first: int, c: Context, tell: Callable[[Event], None]) -> list[Thought]:
-    """One step after each of ``places``, decoded together; ``first`` is the number of those written before."""
-    expert = c.expert(turn["expert"])
-    name = f"{expert.name}-{turn['round']}"
-    names = [f"{name}.{k}" if k else name for k in range(first, first + len(places))]
-    prompt = c.task.prompt(turn["question"], turn["board"], expert.persona or c.persona)
-    requests = [
-        Request(
-            prompt,
-            prefix="".join(f"{step}\n" for step in place["steps"]),
-            role=expert.role,
-            max_tokens=c.config.max_tokens_per_step,
-            temperature=expert.temperature,
-            seed=f"{c.config.seed}/{c.thread}/{thought}",
-            stop=("\n",),
-            grammar=step_grammar(c.task.STEP),
-        )
-        for thought, place in zip(names, places, strict=True)
-    ]
-    about = {"kind": "token", "expert": expert.name, "round": turn["round"]}
-    pieces = c.engine.streams(requests)
-    found = told(pieces, lambda i, text: tell({**about, "id": names[i], "parent": places[i]["parent"], "text": text}))
-    return [_thought(done, thought, place, turn) for done, thought, place in zip(found, names, places, strict=True)]
-
-
-def _thought(done: Completion, name: str, place: Part, turn: Turn) -> Thought:
-    text, status, reason = read(done.text, done.finish)
-    return Thought(
-        id=name,
-        parent=place["parent"],
-        expert=turn["expert"],
-        round=turn["round"],
-        text=text,
-        status=status,
-        reason=reason,
-        tokens=done.tokens,
-        read=done.read,
-        logprob=done.logprob if math.isfinite(done.logprob) else None,
-    )
 
 
 def judge(state: State, runtime: Runtime[Context]) -> State:
@@ -220,17 +178,6 @@ def build() -> StateGraph:
 
 
 graph = build().compile(name="council")
-
-
-def told(
-    stream: Generator[tuple[int, str], None, list[Completion]], tell: Callable[[int, str], None]
-) -> list[Completion]:
-    """Tells the pieces of a stream on this thread (LangGraph's writer works on no other); returns its completions."""
-    while True:
-        try:
-            tell(*next(stream))
-        except StopIteration as end:
-            return end.value
 
 
 def _moved(seat: Seat, thought: Thought) -> Seat:

@@ -1,4 +1,4 @@
-"""Files of a user's that a recipe names: a task, a function that scores, plain text. Free of torch."""
+"""Files of a user's that a recipe names: a task, a function that scores, a tool, plain text. Free of torch."""
 
 from __future__ import annotations
 
@@ -10,9 +10,15 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING
 
+from agents.config import TOOLS
 from alignment.errors import UsageError
 from alignment.scoring import RewardFunction
+from graphs.source import did_you_mean
+
+if TYPE_CHECKING:
+    from smolagents import Tool
 
 
 @dataclass(frozen=True)
@@ -27,18 +33,8 @@ class NamedFunction:
 def load_function(given: str, base: str | Path = ".", what: str = "reward function") -> NamedFunction:
     """The function that ``file.py:name`` (relative to ``base``) or ``package.module:name`` names. Raises UsageError,
     which begins with ``what`` it is for."""
-    place, colon, name = given.rpartition(":")
     what = f"{what} {given!r}"
-    if not colon or not place or not name.isidentifier():
-        raise UsageError(f"{what}: write it as my_rewards.py:name or package.module:name")
-    if place.endswith(".py"):
-        place = str(file_of(place, Path(base)))
-        module = module_from_file(place, Path(base), what)
-    else:
-        try:
-            module = importlib.import_module(place)
-        except (ImportError, TypeError, ValueError) as error:
-            raise UsageError(f"{what}: the module {place!r} cannot be imported, {error}") from error
+    place, name, module = _place(given, base, what)
     function = getattr(module, name, None)
     if not callable(function):
         found = sorted(key for key, value in vars(module).items() if callable(value) and not key.startswith("_"))
@@ -46,6 +42,40 @@ def load_function(given: str, base: str | Path = ".", what: str = "reward functi
     file = getattr(module, "__file__", None)  # what is built in has none
     source = Path(file).read_bytes() if file else b""
     return NamedFunction(f"{place}:{name}", function, hashlib.sha256(source).hexdigest())
+
+
+def load_tool(given: str, base: str | Path = ".") -> tuple[str, Tool]:
+    """The Tool of smolagents that ``file.py:name`` (relative to ``base``) or ``package.module:name`` names, and that
+    name with a file's absolute path. Raises UsageError."""
+    from smolagents import Tool  # most of a second
+
+    what = f"tool {given!r}"
+    if ":" not in given:
+        known = f"; there are {', '.join(TOOLS)}, and your own as my_tools.py:name"
+        raise UsageError(f"there is no tool {given!r}{did_you_mean(given, list(TOOLS)) or known}")
+    place, name, module = _place(given, base, what)
+    tool = getattr(module, name, None)
+    if not isinstance(tool, Tool):
+        found = sorted(key for key, value in vars(module).items() if isinstance(value, Tool))
+        has = f"it has {', '.join(found[:6]) or 'none'}"
+        if isinstance(tool, type):
+            has = "that is a class; make one of it, and give it a name"
+        raise UsageError(f"{what}: {place} has no smolagents Tool {name!r}; {has}")
+    return f"{place}:{name}", tool
+
+
+def _place(given: str, base: str | Path, what: str) -> tuple[str, str, ModuleType]:
+    """Where something is that a recipe names, how it is called there, and the module."""
+    place, colon, name = given.rpartition(":")
+    if not colon or not place or not name.isidentifier():
+        raise UsageError(f"{what}: write it as my_rewards.py:name or package.module:name")
+    if place.endswith(".py"):
+        place = str(file_of(place, Path(base)))
+        return place, name, module_from_file(place, Path(base), what)
+    try:
+        return place, name, importlib.import_module(place)
+    except (ImportError, TypeError, ValueError) as error:
+        raise UsageError(f"{what}: the module {place!r} cannot be imported, {error}") from error
 
 
 def file_of(given: str, base: Path) -> Path:

@@ -16,10 +16,10 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError
 from pydantic_core import ErrorDetails
 
-from agents.config import SCORERS, CouncilConfig, ReviseConfig
+from agents.config import SCORERS, TOOLS, CouncilConfig, ReviseConfig
 from alignment.config import BackboneConfig, PPOConfig, RewardConfig, Settings, SFTConfig, tuning_conflict
 from alignment.errors import UsageError
-from graphs.modules import file_of, load_function, module_from_file
+from graphs.modules import file_of, load_function, load_tool, module_from_file
 from graphs.source import Location, Source, did_you_mean
 
 TASK_PARTS = ("Options", "load", "prompt", "check", "validate_question", "STEP")
@@ -74,8 +74,8 @@ class Recipe(Settings):
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read ``path``, apply ``a.b=value`` overrides in order, check every key, and the task's own options.
 
-    In the result ``data`` holds all options of the task, with their defaults, and the files of a task and of functions
-    that score are absolute paths. Raises UsageError.
+    In the result ``data`` holds all options of the task, with their defaults, and the files of a task, of functions
+    that score and of tools are absolute paths. Raises UsageError.
     """
     source = Source(Path(path))
     for assignment in overrides:
@@ -105,14 +105,29 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         given = getattr(getattr(recipe, section), key)
         if given is None or (what == "scorer" and given in ("auto", *SCORERS)):
             continue
-        # what --set names is looked for where the command is given, too
-        here = any(f"{section}.{key}=" in one for one in overrides) and Path(given.rpartition(":")[0]).is_file()
-        try:
-            name = load_function(given, Path() if here else base, what).name
-        except UsageError as error:
-            raise UsageError(f"{source.where((section, key))}: {error}") from None
+        name = _named(source, (section, key), given, what)
         update[section] = update.get(section, getattr(recipe, section)).model_copy(update={key: name})
+    experts = list(recipe.council.experts)
+    for i, expert in enumerate(experts):
+        at = ("council", "experts", i, "tools")
+        tools = [
+            tool if tool in TOOLS else _named(source, (*at, j), tool, "tool") for j, tool in enumerate(expert.tools)
+        ]
+        experts[i] = expert.model_copy(update={"tools": tools})
+    update["council"] = update.get("council", recipe.council).model_copy(update={"experts": experts})
     return recipe.model_copy(update=update)
+
+
+def _named(source: Source, location: Location, given: str, what: str) -> str:
+    """The name of a function or a tool of a user's, with the path of its file absolute."""
+    where = source.where(location)
+    # what --set names is looked for where the command is given, too
+    here = where.startswith("--set ") and Path(given.rpartition(":")[0]).is_file()
+    base = Path() if here else source.path.parent
+    try:
+        return load_tool(given, base)[0] if what == "tool" else load_function(given, base, what).name
+    except UsageError as error:
+        raise UsageError(f"{where}: {error}") from None
 
 
 def _conflict(recipe: Recipe) -> tuple[Location, str] | None:

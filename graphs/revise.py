@@ -24,11 +24,11 @@ from agents.config import ReviseConfig
 from alignment.engine import Engine, Request
 from alignment.errors import SetupError
 from alignment.scoring import Scorer
-from graphs.council import told
 from graphs.recipe import load_recipe, load_task
 from graphs.results import keep
 from graphs.rewards import scorer
 from graphs.threads import run_thread
+from graphs.writing import told
 
 Event = dict[str, Any]
 

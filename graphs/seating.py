@@ -13,10 +13,16 @@ from alignment.embedded import cache_dir
 from alignment.engine import Engine
 from graphs.recipe import Recipe, load_task
 from graphs.sitting import seat, sit
+from graphs.tools import tools_of
 
 
 def seat_model(
-    model: str, recipe: Recipe, question: str, on_event: Callable[[dict[str, Any]], None], thread: str | None
+    model: str,
+    recipe: Recipe,
+    question: str,
+    on_event: Callable[[dict[str, Any]], None],
+    thread: str | None,
+    allow_code: bool = False,
 ) -> dict[str, Any]:
     """``junto run council --model``: sits the recipe's council on ``model`` (an address, a hub id, a folder or
     ``embedded``) and returns the result. Lines are scored by the recipe's reward function; without one the vote is of
@@ -24,6 +30,7 @@ def seat_model(
     """
     task = load_task(recipe.task)
     question = task.validate_question(question)
+    tools = tools_of(recipe.council, allow_code)
     threads = cache_dir() / "councils.sqlite"
     threads.parent.mkdir(parents=True, exist_ok=True)
     threads.touch(mode=0o600)  # what people ask is theirs
@@ -31,7 +38,7 @@ def seat_model(
     with opened as engine:
         role = next(role for role in WRITERS if role in engine.roles)
         council = seats(recipe.council, role, recipe.data.get("system", ""), task.STEP)
-        context = seat(engine, task, recipe.model_copy(update={"council": council}), thread or question)
+        context = seat(engine, task, recipe.model_copy(update={"council": council}), thread or question, tools=tools)
         return sit(context, question, on_event, threads, thread)
 
 

@@ -23,22 +23,31 @@ from graphs.recipe import Recipe, load_recipe, load_task
 from graphs.report import write_report
 from graphs.results import keep
 from graphs.threads import run_thread
+from graphs.tools import tools_of
 from graphs.turns import Context, State
 
 if TYPE_CHECKING:
+    from smolagents import Tool
+
     from agents.endpoint import Endpoint
 
 
 def run_council(
-    run: Path, question: str, overrides: Sequence[str], on_event: Callable[[dict[str, Any]], None], thread: str | None
+    run: Path,
+    question: str,
+    overrides: Sequence[str],
+    on_event: Callable[[dict[str, Any]], None],
+    thread: str | None,
+    allow_code: bool = False,
 ) -> dict[str, Any]:
     """``junto run council``: sits the council of a run, keeps the result under ``trees/``, renews the report."""
     run_dir = RunDir(Path(run))
     recipe = load_recipe(run_dir.path / "config.yaml", overrides)
     task = load_task(recipe.task, run_dir.path)
     question = task.validate_question(question)
+    tools = tools_of(recipe.council, allow_code)
     with Engine.open(run_dir.path) as engine:
-        context = seat(engine, task, recipe, thread or question, calibration_of(run_dir))
+        context = seat(engine, task, recipe, thread or question, calibration_of(run_dir), tools)
         result = sit(context, question, on_event, run_dir.path / "threads.sqlite", thread)
     keep(run_dir.path, "trees", result)
     write_report(run_dir.path)
@@ -46,16 +55,27 @@ def run_council(
 
 
 def seat(
-    engine: Engine | Endpoint, task: ModuleType, recipe: Recipe, thread: str, calibration: dict[str, Any] | None = None
+    engine: Engine | Endpoint,
+    task: ModuleType,
+    recipe: Recipe,
+    thread: str,
+    calibration: dict[str, Any] | None = None,
+    tools: dict[str, list[Tool]] | None = None,
 ) -> Context:
-    """The council of a recipe over an engine. ``calibration``: what `junto calibrate` found for the run. Raises
-    SetupError where the model has not got what the council needs."""
+    """The council of a recipe over an engine. ``calibration``: what `junto calibrate` found for the run; ``tools``:
+    those of each expert, as from ``graphs.tools``. Raises SetupError where the model has not got what the council
+    needs."""
     config = recipe.council
     absent = sorted({expert.role for expert in config.experts} - set(engine.roles))
     if absent:
         raise SetupError(
             f"this model has no {' and no '.join(absent)} (it has {', '.join(engine.roles)}); run its recipe "
             "without stop_after, or seat experts that it has: --set council.experts.0.role=sft"
+        )
+    if tools and not isinstance(engine, Engine):
+        raise SetupError(
+            f"{' and '.join(tools)} would call tools, which needs a model that is loaded here and not a server's; seat "
+            "a hub id or a folder, or leave out tools and code"
         )
     if config.leave_refuted:
         part(task, "refute", "leave_refuted")
@@ -76,7 +96,7 @@ def seat(
         config = config.model_copy(update={"vote": "majority"})
         notes.append("the vote is of the majority: there is no reward model to weigh it")
     leave = config.leave_scorer if config.leave_scorer != "auto" else "critic" if "value" in engine.roles else score
-    return Context(engine, task, config, thread, persona, named(score), named(leave), limit, notes)
+    return Context(engine, task, config, thread, persona, named(score), named(leave), limit, notes, tools or {})
 
 
 def _function(name: str | None) -> RewardScorer | None:

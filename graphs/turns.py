@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import operator
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from types import ModuleType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict
 
@@ -20,7 +20,9 @@ from agents.scorers import Score
 from agents.thought import Tree, line, merge
 from alignment.engine import Engine
 
-if TYPE_CHECKING:  # half a second
+if TYPE_CHECKING:  # half a second each
+    from smolagents import Tool
+
     from agents.endpoint import Endpoint
 
 
@@ -45,7 +47,8 @@ class Part(TypedDict):
 
 class Turn(TypedDict):
     """What one expert is sent: no more than it needs, because every payload is checkpointed. ``spare``: proposals that
-    it may write beside, in place of some that repeat what was said."""
+    it may write beside, in place of some that repeat what was said. ``tokens`` is what each of its proposals may cost,
+    ``until`` (seconds since the epoch) when the council's time is over."""
 
     expert: str
     question: str
@@ -53,6 +56,8 @@ class Turn(TypedDict):
     board: list[str]
     round: int
     spare: int
+    tokens: int
+    until: float
 
 
 class State(TypedDict, total=False):
@@ -80,6 +85,7 @@ class Context:
     leave_score: Score | None = None  # what decides, with leave_below, who leaves
     leave_below: float | None = None
     notes: Sequence[str] = ()
+    tools: Mapping[str, Sequence[Tool]] = field(default_factory=dict)  # by expert
 
     def expert(self, name: str) -> ExpertConfig:
         return next(e for e in self.config.experts if e.name == name)
@@ -89,7 +95,8 @@ def turns(state: State, runtime: Runtime[Context]) -> list[Send] | Literal["conc
     """One ``Send`` per expert that has something to write; the end where nobody has, or a budget is spent."""
     config = runtime.context.config
     left = math.inf if config.max_proposals is None else config.max_proposals - state.get("proposals", 0)
-    late = config.seconds is not None and time.time() - state["started"] >= config.seconds
+    until = math.inf if config.seconds is None else state["started"] + config.seconds
+    late = time.time() >= until
     finals = sum(t.status == "final" for t in state["tree"].values())
     enough = config.answers is not None and finals >= config.answers
     spent = state["tokens"] >= config.max_total_tokens or state["round"] >= config.rounds
@@ -97,6 +104,7 @@ def turns(state: State, runtime: Runtime[Context]) -> list[Send] | Literal["conc
         return "conclude"
     parts = _parts(state, config, left)
     planned = sum(part["count"] for own in parts.values() for part in own)
+    tokens = (config.max_total_tokens - state["tokens"]) // max(planned, 1)
     spare = 2**31 if left == math.inf else int(left - planned) // max(len(parts), 1)
     sends = []
     for name, own in parts.items():
@@ -108,6 +116,8 @@ def turns(state: State, runtime: Runtime[Context]) -> list[Send] | Literal["conc
             board=peers,
             round=state["round"] + 1,
             spare=spare if config.distinct and config.search != "sample" else 0,
+            tokens=max(tokens, 1),
+            until=until,
         )
         sends.append(Send("think", turn))
     return sends or "conclude"
@@ -155,4 +165,6 @@ def why_it_ended(state: State, config: CouncilConfig) -> str:
         return f"the budget of {config.seconds:g} s was spent after {state['round']} rounds"
     if state["round"] >= config.rounds:
         return f"{state['round']} rounds are over"
+    if all(seat.status in ("left", "crashed") for seat in state["seats"].values()):
+        return f"every expert has left by round {state['round']}"
     return f"nobody had anything to go on with after {state['round']} rounds"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +23,7 @@ TEMPLATE = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
+WINDOW = 2**14  # tools with their schemas do not fit into the 512 of the tiny model, nor does an agent of smolagents
 CORPUS = ["10 - 4 = 6 (left: 5 6 6)", "4 7 8 8", "LEAVE: 2 9 cannot make 24", "Make 24.", "the quick brown fox"]
 
 
@@ -34,6 +37,16 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def other_tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same architecture with other weights: a foreign base model."""
     return make_tiny_model(tmp_path_factory.mktemp("models") / "other", seed=1)
+
+
+@pytest.fixture(scope="session")
+def wide_model(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of the tiny model, random as it is, with a wider window."""
+    folder = tmp_path_factory.mktemp("models") / "wide"
+    shutil.copytree(tiny_model, folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"max_position_embeddings": WINDOW}))
+    return folder
 
 
 def make_tiny_model(folder: Path, seed: int) -> Path:

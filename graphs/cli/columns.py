@@ -42,7 +42,7 @@ class Board:
         name, kind = str(event.get("expert") or ""), event["kind"]
         self.round = event.get("round") or self.round
         column = self.columns.get(name)
-        if column is None or kind not in ("token", "thought", "left", "share", "answer"):
+        if column is None or kind not in ("token", "call", "thought", "left", "share", "answer"):
             return False
         text = one_line(event.get("text"))
         step = str(event.get("id") or name)
@@ -59,7 +59,7 @@ class Board:
         elif kind == "left":
             column.writing.clear()
             column.left = one_line(event.get("reason")) or text or "no reason given"
-        elif kind == "share":
+        elif kind in ("call", "share"):
             column.left, column.word = None, text or one_line(event.get("reason"))
         else:
             column.finished = True

@@ -11,6 +11,7 @@ from rich.live import Live
 from rich.text import Text
 from rich.tree import Tree
 
+from agents.thought import call_line
 from graphs.cli.columns import Board, drawn, fits, one_line
 from graphs.cli.output import printable
 
@@ -18,7 +19,7 @@ from graphs.cli.output import printable
 class CouncilView:
     """Takes the events of a council, inside a ``with`` block.
 
-    ``event``: ``kind`` (token, thought, left, share, answer, note), and of ``expert``, ``round``, ``text``,
+    ``event``: ``kind`` (token, call, thought, left, share, answer, note), and of ``expert``, ``round``, ``text``,
     ``score``, ``reason``, ``parent`` (the thought that a step continues) and ``id`` (of a thought, also while it is
     written; without one it is the expert's name) what the kind has. In a terminal that is wide enough the ``experts``
     stand side by side; else every event is a line, below which a terminal shows the steps that are being written.
@@ -76,6 +77,8 @@ def event_line(event: dict[str, Any]) -> Text:
     kind = event["kind"]
     if kind == "thought":
         return Text.assemble(f"  {expert}: {text}", (_score(event.get("score")), "cyan"))
+    if kind == "call":
+        return Text(f"  {expert} calls {text}", style="dim")
     if kind == "left":
         return Text(f"  {expert} leaves: {reason or text or 'no reason given'}{_score(event.get('score'))}", "yellow")
     if kind == "share":
@@ -121,7 +124,10 @@ def _label(thought: dict[str, Any]) -> Text:
     reason = f": {printable(thought['reason'])}" if thought.get("reason") else ""
     ending = "" if status in (None, "active") else f"  [{status}{reason}]"
     style = {"left": "yellow", "final": "green", "pruned": "dim"}.get(status or "", "")
-    return Text(f"{printable(thought['expert'])}: {text}{_score(thought.get('score'))}{ending}", style=style)
+    calls = [(f"\n  {one_line(call_line(call))}", "dim") for call in thought.get("calls", [])]
+    return Text.assemble(
+        (f"{printable(thought['expert'])}: {text}{_score(thought.get('score'))}{ending}", style), *calls
+    )
 
 
 def _score(score: float | None) -> str:

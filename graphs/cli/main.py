@@ -114,15 +114,17 @@ def run(
     fresh: Annotated[bool, typer.Option("--fresh", help="Start over instead of going on.")] = False,
     json: Json = False,
     thread: Annotated[str | None, typer.Option("--thread", help="Go on with this thread.")] = None,
+    allow_code: Annotated[
+        bool, typer.Option("--allow-code", help="Experts with code: true may run code they write, in a sandbox.")
+    ] = False,
     runs_root: RunsRoot = Path("runs"),
 ) -> None:
     """Run a graph. The same command again goes on where it stopped."""
     from graphs.cli.output import results
     from graphs.cli.run import Request, dispatch
 
-    request = Request(
-        graph, recipe, run_name, question, assignments or [], runs_root, dry_run, fresh, json, thread, model, task
-    )
+    asked = (graph, recipe, run_name, question, assignments or [], runs_root, dry_run, fresh, json, thread, model, task)
+    request = Request(*asked, allow_code)
     with results(json) as out:
         dispatch(request, out)
 

@@ -39,10 +39,13 @@ class Request:
     thread: str | None = None
     model: str | None = None
     task: str | None = None
+    allow_code: bool = False
 
 
 def dispatch(request: Request, out: IO[str]) -> None:
     """Run the graph and write its result to ``out``. Raises UsageError for a name that there is not."""
+    if request.allow_code and request.graph != "council":
+        raise UsageError("--allow-code is for the experts of a council: junto run council --allow-code ...")
     if request.graph.endswith(".py") or ".py:" in request.graph:
         _foreign(request, out)
         return
@@ -153,8 +156,13 @@ def _council(request: Request, out: IO[str]) -> None:
         raise UsageError('run council needs a question: --question "..."')
     question = task.validate_question(request.question)
     if request.dry_run:
-        seats = recipe.council
-        names = ", ".join(f"{expert.name} ({expert.role})" for expert in seats.experts)
+        from graphs.tools import tools_of
+
+        seats, tools = recipe.council, tools_of(recipe.council, request.allow_code)
+        names = ", ".join(
+            f"{expert.name} ({'; '.join([expert.role, *(tool.name for tool in tools.get(expert.name, ()))])})"
+            for expert in seats.experts
+        )
         where = {"run": str(run)} if request.model is None else {"model": f"{request.model}, in every seat"}
         plan = {"experts": names, "rounds": f"up to {seats.rounds}, {seats.max_total_tokens} tokens", **where}
         _show_plan(request, out, recipe, plan | {"question": question})
@@ -168,9 +176,9 @@ def _council(request: Request, out: IO[str]) -> None:
     screen = console(sys.stderr if request.as_json else out)
     with CouncilView(screen, [expert.name for expert in recipe.council.experts]) as view:
         if request.model is None:
-            result = run_council(run, question, list(request.overrides), view, request.thread)
+            result = run_council(run, question, list(request.overrides), view, request.thread, request.allow_code)
         else:
-            result = seat_model(request.model, recipe, question, view, request.thread)
+            result = seat_model(request.model, recipe, question, view, request.thread, request.allow_code)
     if request.as_json:
         write_json(result, out)
     else:

@@ -7,6 +7,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from agents.thought import call_line
 from graphs.report import formats, views
 from graphs.report.palette import DARK, LIGHT, SERIES
 from graphs.report.templates import template
@@ -60,6 +61,7 @@ def _rows(council: Mapping[str, Any], numbers: list[str]) -> list[dict[str, Any]
                 "round": formats.number(thought.get("round")),
                 "level": min(node.depth, DEEPEST),
                 "text": str(thought.get("text") or ""),
+                "calls": [call_line(call) for call in thought.get("calls") or [] if isinstance(call, Mapping)],
                 "ended": status_words(thought, is_answer),
                 "kind": "answer" if is_answer else status if status in ("left", "pruned") else "",
                 "way": node.index in way,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +18,6 @@ from agents.tool_calls import call_text, forced, openai_tools
 from alignment.chat_format import ChatFormat
 from alignment.engine import Engine
 
-WINDOW = 2**14  # tools with their schemas do not fit into the 512 of the tiny model, nor does an agent of smolagents
 STEPS, LEARNT = 100, 0.05  # at most so many, until no lesson has a higher loss
 
 
@@ -62,16 +59,6 @@ def lessons() -> list[tuple[list[dict[str, str]], str]]:
         taught.append((as_prompt(messages, task(known, forced(known, tool_choice), None)), text))
     cats = as_prompt([HumanMessage("Tell me a joke about cats.")], task([], [], Joke.model_json_schema()))
     return [*taught, (cats, '{"setup": "a", "punchline": "b"}')]
-
-
-@pytest.fixture(scope="session")
-def wide_model(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of the tiny model, random as it is, with a wider window."""
-    folder = tmp_path_factory.mktemp("models") / "wide"
-    shutil.copytree(tiny_model, folder)
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"max_position_embeddings": WINDOW}))
-    return folder
 
 
 @pytest.fixture(scope="session")

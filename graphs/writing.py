@@ -1,0 +1,129 @@
+"""How an expert writes its steps: it calls its tools, reads what they gave, and writes one line each."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, cast
+
+from agents.thought import Thought, call_line, read, step_grammar
+from alignment.engine import Completion, Engine, Request
+from graphs.turns import Context, Part, Turn
+
+Event = dict[str, Any]
+Call = dict[str, Any]
+
+SPENT = "the council's tokens were spent before the step ended"
+LATE = "the council's time was over before the step ended"
+
+
+def write_steps(
+    turn: Turn, places: Sequence[Part], first: int, tokens: int, c: Context, tell: Callable[[Event], None]
+) -> list[Thought]:
+    """One step after each of ``places``, decoded together. Each costs at most ``tokens`` with its calls of tools;
+    ``first`` is the number of those written before."""
+    expert = c.expert(turn["expert"])
+    name = f"{expert.name}-{turn['round']}"
+    names = [f"{name}.{k}" if k else name for k in range(first, first + len(places))]
+    seeds = [f"{c.config.seed}/{c.thread}/{thought}" for thought in names]
+    about = {"expert": expert.name, "round": turn["round"]}
+    prompt = c.task.prompt(turn["question"], turn["board"], expert.persona or c.persona)
+    called = _called(prompt, turn, places, seeds, tokens, c)
+    for calls, _, _ in called:
+        for call in calls:
+            tell({"kind": "call", **about, "text": call_line(call)})
+    requests = [
+        Request(
+            prompt,
+            prefix="".join(f"{step}\n" for step in place["steps"]),
+            role=expert.role,
+            max_tokens=min(c.config.max_tokens_per_step, tokens - spent),
+            temperature=expert.temperature,
+            seed=seed,
+            stop=("\n",),
+            grammar=step_grammar(c.task.STEP),
+        )
+        for place, seed, (_, spent, prompt) in zip(places, seeds, called, strict=True)
+    ]
+    pieces: list[list[str]] = [[] for _ in places]
+
+    def piece(i: int, text: str) -> None:
+        pieces[i].append(text)
+        tell({"kind": "token", **about, "id": names[i], "parent": places[i]["parent"], "text": text})
+
+    try:
+        done = told(c.engine.streams(requests), piece, turn["until"])
+        scarce = [request.max_tokens < c.config.max_tokens_per_step for request in requests]
+        found = list(map(_read, done, scarce))
+    except TimeoutError:  # only the pieces are known then, about one for each token
+        cut = {"status": "pruned", "reason": LATE}
+        found = [cut | {"text": "".join(texts).strip(), "tokens": len(texts)} for texts in pieces]
+    return [
+        Thought(id=name, parent=place["parent"], calls=calls, call_tokens=spent, **about, **one)
+        for name, place, (calls, spent, _), one in zip(names, places, called, found, strict=True)
+    ]
+
+
+def _read(done: Completion, scarce: bool) -> dict[str, Any]:
+    """What a thought has of its completion; ``scarce``: it was given fewer tokens than a step may have."""
+    text, status, reason = read(done.text, done.finish)
+    return {
+        "text": text,
+        "status": status,
+        "reason": SPENT if scarce and status == "pruned" and done.finish == "length" else reason,
+        "tokens": done.tokens,
+        "read": done.read,
+        "logprob": done.logprob if math.isfinite(done.logprob) else None,
+    }
+
+
+def _called(
+    prompt: list[dict[str, str]], turn: Turn, places: Sequence[Part], seeds: Sequence[str], tokens: int, c: Context
+) -> list[tuple[list[Call], int, list[dict[str, str]]]]:
+    """For each place: the calls of the expert's tools, their tokens, and the prompt with what they gave."""
+    expert = c.expert(turn["expert"])
+    tools = c.tools.get(expert.name)
+    each = tokens // (expert.tool_calls + 1)  # of a call; the step comes last
+    if not tools or not each:
+        return [([], 0, prompt)] * len(places)
+    from agents.smol_model import EngineModel  # half a second
+    from agents.tool_expert import call_tools, with_results
+
+    def call(place: Part, seed: str) -> tuple[list[Call], int, list[dict[str, str]]]:
+        left = max(0.0, turn["until"] - time.time())
+        model = EngineModel(cast(Engine, c.engine), expert.role, expert.temperature, each, seed)
+        lines = [{"role": "assistant", "content": "\n".join(place["steps"])}] if place["steps"] else []
+        found = call_tools(model, tools, [*prompt, *lines], expert.tool_calls, min(expert.tool_seconds, left))
+        return storable(found.calls), found.tokens, with_results(prompt, found.calls)
+
+    with ThreadPoolExecutor(len(places)) as threads:
+        return list(threads.map(call, places, seeds))
+
+
+def storable(calls: Sequence[Call]) -> list[Call]:
+    """The calls as a checkpoint can keep them: msgpack has no integers beyond 64 bits, and JSON no infinities, so what
+    a model wrote of these becomes text."""
+
+    def integer(digits: str) -> int | str:
+        return int(digits) if len(digits) < 19 else digits
+
+    return json.loads(json.dumps(list(calls)), parse_int=integer, parse_constant=str)
+
+
+def told(
+    stream: Generator[tuple[int, str], None, list[Completion]],
+    tell: Callable[[int, str], None],
+    until: float = math.inf,
+) -> list[Completion]:
+    """Tells the pieces of a stream on this thread (LangGraph's writer works on no other); returns its completions.
+    Ends the stream and raises TimeoutError where it is past ``until``, in seconds since the epoch."""
+    while time.time() < until:
+        try:
+            tell(*next(stream))
+        except StopIteration as end:
+            return end.value
+    stream.close()
+    raise TimeoutError
