@@ -5,12 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from alignment.backbone import Backbone
 from alignment.config import VirtualTokens
 from alignment.errors import SetupError
+
+_MEND = "put the file back that was there, or train the run again with --fresh"
 
 
 def save_role(backbone: Backbone, role: str, folder: Path) -> str:
@@ -23,6 +27,8 @@ def save_role(backbone: Backbone, role: str, folder: Path) -> str:
         "role": role,
         "sha256": digest,
         "base_sha256": backbone.sha256,
+        "quantization": backbone.config.quantization,
+        "compute_dtype": backbone.config.compute_dtype,
         "lora": None if role in backbone.virtual else backbone.config.lora.model_dump(),
         "virtual": backbone.virtual[role].model_dump() if role in backbone.virtual else None,
         "scale": backbone.scales.get(role),
@@ -32,19 +38,54 @@ def save_role(backbone: Backbone, role: str, folder: Path) -> str:
 
 
 def load_role(backbone: Backbone, role: str, folder: Path) -> None:
-    """Reads what ``save_role`` wrote; raises SetupError for another base model's adapter or a damaged file."""
-    meta = json.loads((folder / "adapter.json").read_text())
-    path = folder / "adapter.safetensors"
+    """Reads what ``save_role`` or ``round_role`` wrote, into float32 parameters; raises SetupError for an adapter of
+    another base model, of other storage or coarser arithmetic than it was trained on, and for a damaged file."""
+    meta = _meta(folder)
     if meta["base_sha256"] != backbone.sha256:
         raise SetupError(
             f"the {role} adapter in {folder} belongs to another base model (sha256 {meta['base_sha256'][:12]}…, "
             f"this one is {backbone.sha256[:12]}…); set backbone.model to the one it was trained on"
         )
-    if hashlib.sha256(path.read_bytes()).hexdigest() != meta["sha256"]:
-        raise SetupError(f"{path} is damaged; delete the run's {role} stage, or train it again with --fresh")
+    for key in ("quantization", "compute_dtype"):
+        trained, now = meta.get(key), getattr(backbone.config, key)  # earlier versions did not record them
+        if trained not in (None, now) and now != "float32":  # float32 arithmetic is finer than any
+            raise SetupError(
+                f"the {role} adapter in {folder} was trained with {key} {trained}, and here it is {now}; "
+                f"set backbone.{key}: {trained}"
+            )
+    weights = _weights(folder, meta)
     if role not in backbone.roles:
         tokens = meta.get("virtual")
         backbone.add_role(role, seed=0, tokens=VirtualTokens(**tokens) if tokens else None)
-    backbone.set_weights(role, load_file(path))
+    backbone.set_weights(role, weights)
     if meta["scale"]:
         backbone.scales[role] = (meta["scale"][0], meta["scale"][1])
+
+
+def round_role(source: Path, target: Path, trained_on: dict[str, str]) -> None:
+    """Writes a role's files again with the adapter in bfloat16, the head and its scale in float32; no model is loaded.
+    ``trained_on``: ``quantization`` and ``compute_dtype``, for files of before they were recorded."""
+    meta = _meta(source)
+    weights = {
+        name: value if name.startswith("head.") else value.bfloat16() for name, value in _weights(source, meta).items()
+    }
+    target.mkdir(parents=True)
+    save_file(weights, target / "adapter.safetensors")
+    digest = hashlib.sha256((target / "adapter.safetensors").read_bytes()).hexdigest()
+    meta = trained_on | {"rounded_from": meta["sha256"]} | meta | {"sha256": digest}
+    (target / "adapter.json").write_text(json.dumps(meta, indent=1) + "\n")
+
+
+def _meta(folder: Path) -> dict[str, Any]:
+    path = folder / "adapter.json"
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise SetupError(f"{path} cannot be read ({error}); {_MEND}") from None
+
+
+def _weights(folder: Path, meta: dict[str, Any]) -> dict[str, Tensor]:
+    path = folder / "adapter.safetensors"
+    if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != meta["sha256"]:
+        raise SetupError(f"{path} is damaged: its sha256 is not the one in adapter.json; {_MEND}")
+    return load_file(path)

@@ -68,17 +68,17 @@ class Engine:
     @classmethod
     def open(cls, model: str | Path, compute_dtype: str | None = None, runs_root: str | Path = "runs") -> Engine:
         """An engine over a run directory (with all its roles), a model folder, a hub id or ``embedded``."""
-        folder = next((p for p in (Path(model), Path(runs_root) / str(model)) if (p / "config.yaml").is_file()), None)
-        settings = RunDir(folder).backbone() if folder else {"model": str(model), "quantization": "none"}
+        run = RunDir.find(model, runs_root)
+        settings = run.backbone() if run else {"model": str(model), "quantization": "none"}
         if compute_dtype:
             settings = settings | {"compute_dtype": compute_dtype}
         backbone = Backbone(BackboneConfig(**settings))
-        if folder:
-            found = [p.parent.name for p in (folder / "adapters").glob("*/adapter.json")]
+        if run:
+            found = [p.parent.name for p in (run.path / "adapters").glob("*/adapter.json")]
             if not found:
-                raise SetupError(f"the run {folder} has no trained adapters yet; run its recipe first")
+                raise SetupError(f"the run {run.path} has no trained adapters yet; run its recipe first")
             for role in sorted(found):
-                load_role(backbone, role, folder / "adapters" / role)
+                load_role(backbone, role, run.path / "adapters" / role)
         return cls(backbone)
 
     @property

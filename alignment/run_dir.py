@@ -10,6 +10,9 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
+import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -20,6 +23,7 @@ from typing import Any
 import yaml
 
 from alignment.errors import UsageError
+from alignment.shipped import shipped
 
 Event = dict[str, Any]
 Report = Callable[[Event], None]  # takes {"stage", "step", "total", "metrics", "tokens_per_second", "eta_seconds"}
@@ -66,14 +70,46 @@ class RunDir:
 
     @classmethod
     def open(cls, name_or_path: str | Path, root: str | Path = "runs") -> RunDir:
-        """An existing run, by path or by name under ``root``; raises UsageError with the names that there are."""
+        """As ``find``; raises UsageError with the names that there are where there is none."""
+        if run := cls.find(name_or_path, root):
+            return run
         root = Path(root)
-        for path in (Path(name_or_path), root / name_or_path):
-            if (path / "config.yaml").is_file():
-                return cls(path)
         names = sorted(p.parent.name for p in root.glob("*/config.yaml")) if root.is_dir() else []
         there = f"runs in {root}/: {', '.join(names)}" if names else f"there are no runs in {root}/ yet"
-        raise UsageError(f"no run {str(name_or_path)!r}; {there}")
+        trained = (
+            f"trained ones come with the project: {', '.join(shipped())}"
+            if shipped()
+            else "those that come trained lie in adapters/ of a clone of the project, not in an installed package"
+        )
+        raise UsageError(f"no run {str(name_or_path)!r}; {there}; {trained}")
+
+    @classmethod
+    def find(cls, name_or_path: str | Path, root: str | Path = "runs") -> RunDir | None:
+        """An existing run, by path or by name under ``root``; one that comes with the project is copied to ``root``
+        before, and a line on stderr says so: what is written into a run is not written into the project."""
+        ships, given, root = shipped(), Path(name_or_path), Path(root)
+        by_path = {folder.resolve(): name for name, folder in ships.items()}.get(given.resolve())
+        for path in [root / by_path] if by_path else [given, root / given]:
+            if (path / "config.yaml").is_file():
+                return cls(path)
+        name = by_path or str(name_or_path)
+        return cls(root / name)._copied(ships[name]) if name in ships else None
+
+    def _copied(self, source: Path) -> RunDir:
+        root = self.path.parent
+        root.mkdir(parents=True, exist_ok=True)
+        aside = Path(tempfile.mkdtemp(prefix=".copying-", dir=root))
+        try:
+            shutil.copytree(source, aside / self.path.name)
+            with self.locked():
+                if self.path.exists() and not (self.path / "config.yaml").exists():
+                    raise UsageError(f"{source} is to be copied to {self.path}, which is there and no run; remove it")
+                if not self.path.exists():  # else another process was faster
+                    os.replace(aside / self.path.name, self.path)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+        print(f"{self.path.name} comes with the project, trained: copied {source} to {self.path}", file=sys.stderr)
+        return self
 
     # -- reading ------------------------------------------------------------------------------------------
 

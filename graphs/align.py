@@ -100,7 +100,8 @@ class Context:
         """Whether ``stage`` is done; then its roles are loaded for the stages after it."""
         if not self.run.done(stage):
             return False
-        self.report({"stage": stage, "step": 1, "total": 1, "metrics": {}, "done": True, "message": "already done"})
+        said = self.run.status()["stages"][stage].get("origin", "already done")
+        self.report({"stage": stage, "step": 1, "total": 1, "metrics": {}, "done": True, "message": said})
         if not self.run.done("council"):
             for role in roles:
                 load_role(self.backbone, role, self.run.path / "adapters" / role)
@@ -163,7 +164,8 @@ def reward(state: State, runtime: Runtime[Context]) -> State:
 def ppo(state: State, runtime: Runtime[Context]) -> State:
     c = runtime.context
     recipe = c.recipe
-    if not c.finished("ppo", "policy", *(("value",) if recipe.ppo.has_value_model else ())):
+    # a run that came trained may have left its value model behind, which nothing after PPO has to have
+    if not c.finished("ppo", "policy", *(("value",) if (c.run.path / "adapters" / "value").is_dir() else ())):
         prompts, corpus = c.data.prompts["train"], plain_text(recipe.ppo.ptx_corpus, c.base)
         gold = rewards.gold_scorer(recipe.ppo)
         with explained("ppo", c.run), c.engine.for_training():

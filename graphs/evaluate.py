@@ -141,7 +141,7 @@ def run_evaluate(run: Path, overrides: Sequence[str], report: Report) -> dict[st
     run_dir = RunDir(Path(run))
     recipe = load_recipe(run_dir.path / "config.yaml", overrides)
     task = load_task(recipe.task, run_dir.path)
-    data = task.load(task.Options(**recipe.data), recipe.seed, Path(run_dir.environment()["base"]))
+    data = task.load(task.Options(**recipe.data), recipe.seed, Path(run_dir.environment().get("base", run)))
     with Engine.open(run_dir.path) as engine:
         needed = ARMS if recipe.reward.function else (*ARMS, "reward")
         absent = [role for role in needed if role not in engine.roles]

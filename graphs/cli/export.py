@@ -1,7 +1,8 @@
-"""``junto export``: a run's model as a plain Hugging Face folder."""
+"""``junto export``: a run's model as a plain Hugging Face folder, or its adapters as a run that can be shipped."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,25 @@ from alignment.errors import SetupError, UsageError
 from alignment.run_dir import RunDir
 
 ROLES = ("policy", "sft")  # those that write text, the last trained first
+
+
+def export(
+    run: RunDir, folder: Path, roles: Sequence[str], dtype: str | None, adapters: bool, limit_mb: float | None
+) -> tuple[dict[str, Any], list[str]]:
+    """What was written, and the lines that say so."""
+    if adapters and dtype is not None:
+        raise UsageError("--dtype is of merged weights; with --adapters they are bfloat16")
+    if adapters:
+        from graphs.ship import ship
+
+        written = ship(run, folder, roles, limit_mb)
+        return written, [f"{folder}: {', '.join(written['roles'])} in bfloat16, {written['bytes'] / 1e6:.1f} MB"]
+    if len(roles) > 1:
+        raise UsageError("one role is merged at a time; give one --role, or --adapters for the adapters of several")
+    if limit_mb is not None:
+        raise UsageError("--limit-mb goes with --adapters; merged weights are as large as the model")
+    written = export_run(run, folder, roles[0] if roles else None, dtype)
+    return written, [f"{folder}: {written['merged']}, in {written['dtype']}", f"GGUF: {written['gguf']}"]
 
 
 def export_run(run: RunDir, folder: Path, role: str | None, dtype: str | None) -> dict[str, Any]:

@@ -140,10 +140,11 @@ def chat(
     runs_root: RunsRoot = Path("runs"),
 ) -> None:
     """Talk to a model in the terminal."""
+    from alignment.run_dir import RunDir
     from graphs.cli.chat import run_chat
 
-    named = runs_root / model
-    run_chat(str(named) if (named / "config.yaml").is_file() else model, session, go_on, role)
+    run = RunDir.find(model, runs_root)
+    run_chat(str(run.path) if run else model, session, go_on, role)
 
 
 @app.command()
@@ -198,24 +199,33 @@ def estimate(
 def export(
     run_name: Annotated[str, typer.Argument(metavar="RUN", help="A run, by name or path.")],
     to: Annotated[Path, typer.Option("--to", metavar="FOLDER", help="A new folder.")],
-    role: Annotated[str | None, typer.Option("--role", help="policy or sft; without it the last trained.")] = None,
+    roles: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--role", help="policy or sft; without it the last trained. With --adapters any; may be repeated."
+        ),
+    ] = None,
+    adapters: Annotated[bool, typer.Option("--adapters", help="The adapters alone, as a run to ship.")] = False,
+    limit_mb: Annotated[
+        float | None, typer.Option("--limit-mb", help="Refuse adapters that are larger, in megabytes.")
+    ] = None,
     dtype: Annotated[
         str | None, typer.Option("--dtype", help="float32 or bfloat16; without it the recipe's compute_dtype.")
     ] = None,
     json: Json = False,
     runs_root: RunsRoot = Path("runs"),
 ) -> None:
-    """Merge a run's adapter and write a plain Hugging Face folder."""
+    """Merge a run's adapter and write a plain Hugging Face folder, or write its adapters to ship them."""
     from alignment.run_dir import RunDir
     from graphs.cli import export as exports
     from graphs.cli.output import console, results, write_json
 
     with results(json) as out:
-        written = exports.export_run(RunDir.open(run_name, runs_root), to, role, dtype)
+        run = RunDir.open(run_name, runs_root)
+        written, lines = exports.export(run, to, roles or [], dtype, adapters, limit_mb)
         if json:
             write_json(written, out)
         else:
-            lines = [f"{written['folder']}: {written['merged']}, in {written['dtype']}", f"GGUF: {written['gguf']}"]
             console(out).print("\n".join(lines))
 
 

@@ -11,14 +11,18 @@ from rich.text import Text
 
 from alignment.errors import SetupError
 from alignment.run_dir import STAGES, RunDir
+from alignment.shipped import shipped
 from graphs.cli.output import printable
 from graphs.cli.progress import duration
 
 
 def list_runs(root: Path) -> dict[str, Any]:
-    """``{"root", "runs": [{"name", "path", "state", "stage", "message", "updated"}]}``, the newest first."""
+    """``{"root", "runs": [{"name", "path", "state", "stage", "message", "updated"}], "shipped": [...]}``, the newest
+    first; ``shipped`` are those that come with the project and are not copied to ``root`` yet."""
     found = [_summary(RunDir(path.parent)) for path in root.glob("*/config.yaml")]
-    return {"root": str(root), "runs": sorted(found, key=lambda run: run["updated"] or "", reverse=True)}
+    waiting = [_summary(RunDir(path)) for name, path in shipped().items() if not (root / name / "config.yaml").exists()]
+    newest = sorted(found, key=lambda run: run["updated"] or "", reverse=True)
+    return {"root": str(root), "runs": newest, "shipped": waiting}
 
 
 def show_run(run: RunDir) -> dict[str, Any]:
@@ -40,13 +44,16 @@ def show_run(run: RunDir) -> dict[str, Any]:
 
 
 def print_runs(listing: dict[str, Any], out: Console) -> None:
-    if not listing["runs"]:
+    if not listing["runs"] and not listing["shipped"]:
         out.print(f"there are no runs in {listing['root']}; start one: junto run align recipes/quickstart.yaml")
         return
     table = Table("run", "state", "stage", "updated", "message", box=None, pad_edge=False)
     for run in listing["runs"]:
         cells = [run["name"], run["state"], run["stage"], run["updated"] or "", run["message"]]
         table.add_row(*(printable(str(cell)) for cell in cells))
+    for run in listing["shipped"]:
+        what = f"comes with the project, trained; {run['path']} is copied when it is first opened"
+        table.add_row(*(printable(cell) for cell in (run["name"], "shipped", "", run["updated"] or "", what)))
     out.print(table)
 
 
