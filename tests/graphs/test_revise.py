@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agents.config import ReviseConfig
+from alignment.adapter_files import save_role
 from alignment.backbone import Backbone
 from alignment.config import BackboneConfig, LoraSettings
 from alignment.engine import Engine, Request
@@ -178,7 +179,7 @@ def run(backbone: Backbone, tiny_model: Path, tmp_path: Path) -> RunDir:
     run = RunDir(tmp_path / "runs" / "kept")
     run.create(resolved(load_recipe(recipe)), {"junto": "0.1.0"})
     for role in ("reward", "policy"):
-        backbone.save_role(role, run.path / "adapters" / role)
+        save_role(backbone, role, run.path / "adapters" / role)
     return run
 
 

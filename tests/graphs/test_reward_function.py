@@ -49,7 +49,7 @@ def recipe_of(folder: Path, model: Path, function: str | None, **overrides) -> R
         "reward": {"function": function},
         "ppo": TINY_PPO,
         "evaluate": {"n": 4, "max_tokens": 6},
-        "council": {"rounds": 1, "max_tokens_per_step": 6},
+        "council": {"rounds": 1, "max_tokens_per_step": 80},
     } | overrides
     (folder / "recipe.yaml").write_text(yaml.safe_dump(content))
     return load_recipe(folder / "recipe.yaml")
@@ -75,14 +75,14 @@ def test_the_whole_road_with_a_function(tiny_model: Path, tmp_path: Path, monkey
     first = next(row for row in run.metrics() if row["stage"] == "ppo")
     assert first["val/explained_variance"] == pytest.approx(0, abs=1e-6)
     [tree] = [json.loads(p.read_text()) for p in run.path.glob("trees/*.json")][:1]
-    scored = [t for t in tree["thoughts"] if t["parent"] is None]
+    scored = [t for t in tree["thoughts"] if t["parent"] is None and t["status"] in ("active", "final")]
     assert scored and all(t["score"] == -len(t["text"]) / 10 for t in scored)
     assert "my_rewards.py:length" in (run.path / "report.html").read_text()
 
     monkeypatch.chdir("/")  # the run knows the function by its whole path
     assert run_evaluate(run.path, [], lambda event: None)["reward"] == run.results("evaluate")["reward"]
     sat = run_council(run.path, "4 7 8 8", [], lambda event: None, None)
-    assert all(t["score"] == -len(t["text"]) / 10 for t in sat["thoughts"] if t["parent"] is None)
+    assert all(t["score"] == -len(t["text"]) / 10 for t in sat["thoughts"] if t["status"] in ("active", "final"))
 
     monkeypatch.setenv("JUNTO_CACHE", str(tmp_path / "cache"))
     pair = explain_pair(run, "4 7 8 8", "8 - 7 = 1\n4 - 1 = 3", "4 + 8 = 12", "auto", "float32")
