@@ -114,8 +114,7 @@ def _status(run: RunDir, roles: Sequence[str]) -> dict[str, Any]:
     status = run.status()
     stages = {}
     for stage in STAGES:
-        made = {"sft": "sft", "reward": "reward", "ppo": "policy"}.get(stage)
-        left = made in _there(run) and made not in roles
+        left = {role for role in _there(run) if STAGE_OF[role] == stage} - {"value", *roles}  # none needs it after PPO
         if not run.done(stage) or left:
             break
         entry = status["stages"][stage]
