@@ -16,7 +16,6 @@ from alignment.backbone import Backbone
 from alignment.batch import width_of
 from alignment.config import BackboneConfig, PPOConfig, RewardConfig, SFTConfig
 from alignment.footprint import Batch, evaluation_bytes, moment_bytes, nbytes, sampling_bytes, step_bytes, weight_bytes
-from alignment.gumbel import PLACES
 from alignment.lean import copy_bytes
 from alignment.packing import bins
 from alignment.schedule import length_grouped
@@ -124,8 +123,7 @@ def ppo_memory(
     cache, sampling = sampling_bytes(backbone, "policy", ppo.batch_size, max(prompts) + ppo.max_tokens, device)
     if backbone.config.quantization != "none" and device == "cpu":
         sampling += copy_bytes(backbone)  # for its time the layers' weights are unpacked
-    noise = 8 * (PLACES + backbone.causal_lm.config.get_text_config().vocab_size)  # sampling's two tables, float32
-    others = moments + noise + max(*peaks, sampling)
+    others = moments + max(*peaks, sampling)
     return _stage(backbone, steps, others, device, "adamw", ppo.gradient_checkpointing, cache)
 
 

@@ -196,8 +196,8 @@ def test_sampling_holds_what_the_real_one_holds(tiny_model: Path) -> None:
     ids = backbone.chat.prompt_ids([{"role": "user", "content": "the quick brown fox"}])
     length = 30
     rows = [Row(Request([], max_tokens=length), ids, stream=Random(i)) for i in range(6)]
-    table(backbone.causal_lm.config.vocab_size, backbone.device)  # made once in a process
-    with backbone.role("base"), Held([*backbone.model.parameters(), *backbone.model.buffers()]) as held:
+    noise = table(backbone.causal_lm.config.vocab_size, backbone.device)  # of a process, whatever it samples
+    with backbone.role("base"), Held([*backbone.model.parameters(), *backbone.model.buffers(), noise]) as held:
         decode_rows(backbone, rows)
     assert sum(row.finish == "length" for row in rows) >= 5
     kept, peak = sampling_bytes(
