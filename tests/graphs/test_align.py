@@ -48,10 +48,11 @@ def outcome(run: RunDir) -> dict[str, Any]:
     adapters = {p.parent.name: json.loads(p.read_text())["sha256"] for p in run.path.glob("adapters/*/adapter.json")}
     metrics = [{k: v for k, v in row.items() if k not in TIME_COLUMNS} for row in run.metrics()]
     results = {name: entry.get("results") for name, entry in run.status()["stages"].items()}
-    trees = {
-        p.name: {k: v for k, v in json.loads(p.read_text()).items() if k != "seconds"}
-        for p in run.path.glob("trees/*.json")
-    }
+    trees = {p.name: json.loads(p.read_text()) for p in run.path.glob("trees/*.json")}
+    for tree in trees.values():
+        del tree["seconds"]
+        for thought in tree["thoughts"]:  # what the cache spared, and digits that the batch's shape rounds
+            del thought["read"], thought["logprob"]
     return {"adapters": adapters, "metrics": metrics, "results": results, "samples": run.samples(), "trees": trees}
 
 
