@@ -62,6 +62,10 @@ class Backbone:
         self.model: Any = causal_lm
         self.device = next(self.model.parameters()).device
         self.hidden_size: int = self.model.config.get_text_config().hidden_size
+        # of the matrices that a token is multiplied with, the output embedding among them; no adapters
+        self.linear_parameters = sum(
+            layer.in_features * layer.out_features for layer in causal_lm.modules() if isinstance(layer, nn.Linear)
+        )
         self.heads: dict[str, nn.Linear] = {}
         self.scales: dict[str, tuple[float, float]] = {}
         self.changes = 0  # of weights: what was computed from them before is of no use after

@@ -90,6 +90,12 @@ class Engine:
         """What decides a score: base weights, storage, arithmetic and adapters, for cache keys and records."""
         return text_scores.fingerprint(self.backbone)
 
+    @property
+    def flops(self) -> float:
+        """Floating-point operations of all texts that were written and scored so far: two per weight and token
+        (Kaplan et al. 2020, arXiv 2001.08361, section 2.1, without attention's share, which grows with the context)."""
+        return 2.0 * self.backbone.linear_parameters * (self.usage.read + self.usage.written + self.usage.scored)
+
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
         """Completions in the order of the requests. Several roles make several batches."""
         rows = [self._row(request) for request in requests]
@@ -132,7 +138,7 @@ class Engine:
             raise SetupError(f"this model has no {role} head; open a run that has trained one")
         chat = self.backbone.chat
         rows = [encode_scored(chat, p, r) for p, r in zip(prompts, responses, strict=True)]
-        return self._call(lambda: text_scores.scores(self.backbone, rows, role))
+        return self._call(lambda: text_scores.scores(self.backbone, rows, role, self.usage))
 
     def logprobs(
         self, prompts: Sequence[Prompt], ids: Sequence[Sequence[int]], role: str, temperature: float = 1.0

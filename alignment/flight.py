@@ -18,10 +18,12 @@ PREFILL_TOKENS = 2048  # in one forward, so that rows which are written meanwhil
 
 @dataclass
 class Usage:
-    """Tokens that went through the model, ``read`` of prompts and ``written``; those ``spared`` were in a cache."""
+    """Tokens that went through the model: ``read`` of prompts, ``written``, and ``scored`` by a head. Those ``spared``
+    were in a cache."""
 
     read: int = 0
     written: int = 0
+    scored: int = 0
     spared: int = 0
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
 from alignment import checkpoint
@@ -26,6 +26,8 @@ from alignment.scoring import Prompt
 
 Scale = tuple[float, float]  # gain and bias
 Samples = Callable[[], tuple[Sequence[Prompt], Sequence[str]]]
+
+HEAD_WIDTH = 64  # hidden size up to which the head of a regression has the whole learning rate
 
 
 def train_reward(
@@ -48,7 +50,9 @@ def train_reward(
     held_out, more = encode(backbone.chat, validation, config, "held-out")
     unit = _unit(examples, config)
     backbone.add_role("reward", seed=seed + 1, copy_of="sft" if config.start == "sft" else None)
-    optimizer = adamw(backbone.parameters("reward"), config.learning_rate)
+    if config.loss == "regression":  # from the scores' mean: a random head is two standard deviations off (SmolLM2)
+        nn.init.zeros_(backbone.heads["reward"].weight)
+    optimizer = adamw(_groups(backbone, config), config.learning_rate)
     folder = run.path / "checkpoints" / "reward"
     start = 0
     if resume := checkpoint.latest(folder):
@@ -71,6 +75,17 @@ def train_reward(
     results["adapter_sha256"] = save_role(backbone, "reward", run.path / "adapters" / "reward")
     log.done(results)
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def _groups(backbone: Backbone, config: RewardConfig) -> list[dict[str, Any]]:
+    """The adapter and the head. All texts' hidden states have one mean in common, and a step of Adam along it moves
+    every score alike, by the learning rate times the mean's L1 norm: of SmolLM2's, a third of a standard deviation at
+    5e-4, so that a regression would swing around its mean. Its rate falls with the width therefore (Yang et al. 2022,
+    arXiv 2203.03466, table 3: output weights under Adam). Between the texts of a pair the mean cancels."""
+    head = list(backbone.heads["reward"].parameters())
+    adapter = backbone.parameters("reward")[: -len(head)]
+    scale = min(1.0, HEAD_WIDTH / backbone.hidden_size) if config.loss == "regression" else 1.0
+    return [{"params": adapter}, {"params": head, "scale": scale}]
 
 
 def evaluate_reward(

@@ -5,13 +5,15 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Sequence
 from itertools import count, islice
+from typing import Any
 
 import torch
 from torch import nn
 
 
-def adamw(parameters: Iterable[nn.Parameter], learning_rate: float) -> torch.optim.AdamW:
-    """AdamW without weight decay; eps 1e-5 keeps the first PPO steps small (Huang et al., arXiv 2403.17031)."""
+def adamw(parameters: Iterable[nn.Parameter] | list[dict[str, Any]], learning_rate: float) -> torch.optim.AdamW:
+    """AdamW without weight decay; eps 1e-5 keeps the first PPO steps small (Huang et al., arXiv 2403.17031). Groups may
+    have a ``scale``, by which ``set_learning_rate`` multiplies the rate."""
     return torch.optim.AdamW(parameters, lr=learning_rate, betas=(0.9, 0.999), eps=1e-5, weight_decay=0.0)
 
 
@@ -20,7 +22,7 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, peak: float, step: int, 
     step, so that nothing of it needs to be saved."""
     rate = peak * min((step + 1) / max(warmup, 1), (total - step) / max(total - warmup, 1), 1.0)
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group.get("scale", 1.0)
     return rate
 
 

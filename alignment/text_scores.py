@@ -12,12 +12,13 @@ from torch import Tensor
 from alignment.backbone import Backbone
 from alignment.batch import pad, token_logprobs
 from alignment.decoding import prefill
+from alignment.flight import Usage
 
 SCORE_ROWS = 32  # rows per forward
 
 
-def scores(backbone: Backbone, rows: Sequence[list[int]], role: str) -> list[float]:
-    """The scalar of ``role`` at the last token of each row of ids."""
+def scores(backbone: Backbone, rows: Sequence[list[int]], role: str, usage: Usage) -> list[float]:
+    """The scalar of ``role`` at the last token of each row of ids; ``usage`` counts what went through the model."""
     order = sorted(range(len(rows)), key=lambda i: rows[i])  # neighbours share a prefix
     found = [0.0] * len(rows)
     with backbone.role(role), torch.no_grad():
@@ -25,6 +26,7 @@ def scores(backbone: Backbone, rows: Sequence[list[int]], role: str) -> list[flo
             chunk = order[start : start + SCORE_ROWS]
             hidden, mask, _ = prefill(backbone, [rows[i] for i in chunk], left=False)
             skipped = mask.shape[1] - hidden.shape[1]
+            usage.scored += int(mask.sum()) - skipped * (len(chunk) - 1)
             last = hidden[torch.arange(len(chunk)), mask.sum(-1) - 1 - skipped]
             for i, value in zip(chunk, backbone.scalar(role, last).tolist(), strict=True):
                 found[i] = value

@@ -1,11 +1,11 @@
 """Councils against what else the same compute buys: ``python -m benchmarks.council --run RUN [--run RUN] [--json]``.
 
-All arms write with the same model at the same temperatures. Compute is the tokens that go through the model: prompts
-as far as they were not in a cache, what is written, and what a judging model reads. Sampled lines are written once per
-question and seed; the arms that only choose among them (self-consistency, best-of-n, votes weighted by a scorer, and
-pass@n, which knows the right one) are computed from those for every number of lines, and compared with a council at the
-council's own tokens, between two numbers in proportion. Questions are those of the validation split. Everything is
-kept under ``--folder`` and not computed again.
+All arms write with the same model at the same temperatures. Compute is the tokens that go through the model: prompts as
+far as they were not in a cache, what is written, and what a judging model reads; FLOPs are two per weight and token.
+Sampled lines are written once per question and seed; the arms that only choose among them (self-consistency, best-of-n,
+votes weighted by a scorer, and pass@n, which knows the right one) are computed from those for every number of lines,
+and compared with a council at the council's own tokens, between two numbers in proportion. Questions are those of the
+validation split. Everything is kept under ``--folder`` and not computed again.
 """
 
 from __future__ import annotations
@@ -326,7 +326,9 @@ def measure(run: Path, count: int, seeds: int, folder: Path) -> list[Row]:
         bench.set_pools(pools)
         cells = [(name, seed, question) for name in arms() for seed, question in wanted]
         sittings = _kept(folder / "sittings.jsonl", cells, ("arm", "seed", "question"), bench.sitting, TOGETHER)
-    return table(pools, sittings, bench.recipe.task.rpartition(".")[2])
+        flops = 2 * engine.backbone.linear_parameters
+    rows = table(pools, sittings, bench.recipe.task.rpartition(".")[2])
+    return [row | {"flops": flops * row["tokens"]} for row in rows]
 
 
 def _kept(

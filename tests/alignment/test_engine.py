@@ -196,6 +196,26 @@ def test_scores_alone_and_together(engine: Engine) -> None:
         assert together[3] == pytest.approx(backbone.scalar("reward", hidden).item(), abs=1e-5)
 
 
+def test_what_was_computed_in_tokens_and_operations(engine: Engine) -> None:
+    backbone = engine.backbone
+    config = backbone.model.config
+    hidden, inner, layers = config.hidden_size, config.intermediate_size, config.num_hidden_layers
+    attended = config.num_key_value_heads * hidden // config.num_attention_heads
+    each = layers * (2 * hidden * hidden + 2 * hidden * attended + 3 * hidden * inner) + hidden * config.vocab_size
+    scored, before = engine.usage.scored, engine.flops
+    responses = ["10 - 4 = 6", "10", "7 + 7"]
+    engine.score([PROMPTS[0]] * 3, responses)
+    rows = [encode_scored(backbone.chat, PROMPTS[0], response) for response in responses]
+    shared = min(map(len, rows)) - 1
+    while len({tuple(row[:shared]) for row in rows}) > 1:
+        shared -= 1
+    assert engine.usage.scored - scored == shared + sum(len(row) - shared for row in rows)
+    before_writing = engine.flops
+    assert before_writing - before == 2 * each * (engine.usage.scored - scored)
+    [done] = engine.generate([Request(PROMPTS[1], role="sft", max_tokens=5, temperature=1.0)])
+    assert engine.flops - before_writing == 2 * each * (done.read + done.tokens - 1)  # the last one is not read
+
+
 def test_closing_cancels_what_is_being_written(tiny_model: Path) -> None:
     config = BackboneConfig(model=str(tiny_model), quantization="none", compute_dtype="float32")
     engine = Engine(Backbone(config))
