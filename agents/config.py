@@ -17,6 +17,9 @@ class ExpertConfig(Settings):
 
     name: str = Field(min_length=1, description="shown beside its steps; unique in the council")
     role: str = Field("policy", description="role of the model that writes: base, sft or policy")
+    run: str | None = Field(
+        None, description="another run, on the same base model, whose role writes in place of this run's"
+    )
     persona: str = Field("", description="system text for this expert; empty: none")
     temperature: float = Field(1.0, ge=0, description="of sampling its steps; 0 is greedy")
     tools: list[str] = Field(

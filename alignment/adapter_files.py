@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from alignment.backbone import Backbone
-from alignment.config import VirtualTokens
+from alignment.config import LoraSettings, VirtualTokens
 from alignment.errors import SetupError
 
 _MEND = "put the file back that was there, or train the run again with --fresh"
@@ -37,10 +37,20 @@ def save_role(backbone: Backbone, role: str, folder: Path) -> str:
     return digest
 
 
-def load_role(backbone: Backbone, role: str, folder: Path) -> None:
-    """Reads what ``save_role`` or ``round_role`` wrote, into float32 parameters; raises SetupError for an adapter of
-    another base model, of other storage or coarser arithmetic than it was trained on, and for a damaged file."""
-    meta = _meta(folder)
+def load_guest(backbone: Backbone, role: str, folder: Path) -> str:
+    """Reads a role of another run on the same base model beside those that are there; returns the name that it has
+    here, by its content. Raises SetupError as ``load_role``."""
+    name = f"{role}@{_meta(folder)['sha256'][:12]}"
+    if name not in backbone.roles:
+        load_role(backbone, role, folder, name)
+    return name
+
+
+def load_role(backbone: Backbone, role: str, folder: Path, name: str | None = None) -> None:
+    """Reads what ``save_role`` or ``round_role`` wrote, into float32 parameters, as ``name`` where it is not to be
+    called ``role``; raises SetupError for an adapter of another base model, of other storage or coarser arithmetic than
+    it was trained on, and for a damaged file."""
+    meta, name = _meta(folder), name or role
     if meta["base_sha256"] != backbone.sha256:
         raise SetupError(
             f"the {role} adapter in {folder} belongs to another base model (sha256 {meta['base_sha256'][:12]}…, "
@@ -54,12 +64,17 @@ def load_role(backbone: Backbone, role: str, folder: Path) -> None:
                 f"set backbone.{key}: {trained}"
             )
     weights = _weights(folder, meta)
-    if role not in backbone.roles:
-        tokens = meta.get("virtual")
-        backbone.add_role(role, seed=0, tokens=VirtualTokens(**tokens) if tokens else None)
-    backbone.set_weights(role, weights)
+    if name not in backbone.roles:
+        tokens, lora = meta.get("virtual"), meta.get("lora")
+        backbone.add_role(
+            name,
+            seed=0,
+            tokens=VirtualTokens(**tokens) if tokens else None,
+            lora=LoraSettings(**lora) if lora else None,
+        )
+    backbone.set_weights(name, weights)
     if meta["scale"]:
-        backbone.scales[role] = (meta["scale"][0], meta["scale"][1])
+        backbone.scales[name] = (meta["scale"][0], meta["scale"][1])
 
 
 def round_role(source: Path, target: Path, trained_on: dict[str, str]) -> None:

@@ -24,7 +24,7 @@ from transformers import DynamicCache
 
 from alignment import low_rank, virtual
 from alignment.chat_format import ChatFormat
-from alignment.config import BackboneConfig, VirtualTokens
+from alignment.config import BackboneConfig, LoraSettings, VirtualTokens
 from alignment.errors import SetupError
 from alignment.weights import DTYPES, fingerprint, int8_on_cpu, load_causal_lm, load_tokenizer
 
@@ -81,8 +81,9 @@ class Backbone:
 
     @property
     def roles(self) -> tuple[str, ...]:
-        """``base`` and the adapters that are there."""
-        return ("base", *(r for r in ROLES if r in getattr(self.model, "peft_config", {})))
+        """``base`` and the adapters that are there, those of other runs last."""
+        there = getattr(self.model, "peft_config", {})
+        return ("base", *(r for r in ROLES if r in there), *(r for r in there if r not in ROLES))
 
     def add_role(
         self,
@@ -91,9 +92,11 @@ class Backbone:
         copy_of: str | None = None,
         tokens: VirtualTokens | None = None,
         text: list[int] | None = None,
+        lora: LoraSettings | None = None,
     ) -> None:
-        """A new adapter: LoRA with B = 0 and A random from ``seed``, or a copy of another role's adapter (and head);
-        or virtual ``tokens`` that start as the tokens ``text``. Raises SetupError where both kinds would meet."""
+        """A new adapter: LoRA (of the recipe's size, or another's: ``lora``) with B = 0 and A random from ``seed``, or
+        a copy of another role's adapter (and head); or virtual ``tokens`` that start as the tokens ``text``. Raises
+        SetupError where both kinds would meet."""
         self.changes += 1
         there = self.roles[1:]
         if there and (tokens or self.virtual):
@@ -103,7 +106,7 @@ class Backbone:
                 if self.virtual
                 else f"this model has LoRA adapters, and PEFT cannot put virtual tokens on it as {role!r}"
             )
-        settings = virtual.encoder_config(tokens) if tokens else low_rank.adapter_config(self.config.lora)
+        settings = virtual.encoder_config(tokens) if tokens else low_rank.adapter_config(lora or self.config.lora)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             if there:

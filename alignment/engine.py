@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 from alignment import text_scores
-from alignment.adapter_files import load_role
+from alignment.adapter_files import load_guest, load_role
 from alignment.admission import Admission
 from alignment.backbone import Backbone
 from alignment.batch import encode_scored
@@ -89,6 +89,10 @@ class Engine:
     def fingerprint(self) -> dict[str, Any]:
         """What decides a score: base weights, storage, arithmetic and adapters, for cache keys and records."""
         return text_scores.fingerprint(self.backbone)
+
+    def add_guest(self, role: str, folder: Path) -> str:
+        """Loads a role of another run on the same base model from its ``adapters/ROLE``; returns its name here."""
+        return self._call(lambda: load_guest(self.backbone, role, folder))
 
     @property
     def flops(self) -> float:

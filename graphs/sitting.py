@@ -65,7 +65,7 @@ def seat(
     """The council of a recipe over an engine. ``calibration``: what `junto calibrate` found for the run; ``tools``:
     those of each expert, as from ``graphs.tools``. Raises SetupError where the model has not got what the council
     needs."""
-    config = recipe.council
+    config = _with_guests(engine, recipe.council)
     absent = sorted({expert.role for expert in config.experts} - set(engine.roles))
     if absent:
         raise SetupError(
@@ -97,6 +97,24 @@ def seat(
         notes.append("the vote is of the majority: there is no reward model to weigh it")
     leave = config.leave_scorer if config.leave_scorer != "auto" else "critic" if "value" in engine.roles else score
     return Context(engine, task, config, thread, persona, named(score), named(leave), limit, notes, tools or {})
+
+
+def _with_guests(engine: Engine | Endpoint, config: CouncilConfig) -> CouncilConfig:
+    """The council where experts of other runs have their role's name in this engine; it is loaded where it is not."""
+    experts = []
+    for expert in config.experts:
+        if expert.run is not None:
+            if not isinstance(engine, Engine):
+                raise SetupError(
+                    f"{expert.name} is of the run {expert.run}, and a server's model cannot take it; leave out its run"
+                )
+            folder = RunDir.open(expert.run).path / "adapters" / expert.role
+            if not (folder / "adapter.json").is_file():
+                raise SetupError(f"{expert.name} is of the run {expert.run}, which has no adapter {expert.role}")
+            role = engine.add_guest(expert.role, folder)
+            expert = expert.model_copy(update={"role": role, "run": None})
+        experts.append(expert)
+    return config.model_copy(update={"experts": experts})
 
 
 def _function(name: str | None) -> RewardScorer | None:
