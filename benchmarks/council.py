@@ -5,7 +5,8 @@ far as they were not in a cache, what is written, and what a judging model reads
 Sampled lines are written once per question and seed; the arms that only choose among them (self-consistency, best-of-n,
 votes weighted by a scorer, and pass@n, which knows the right one) are computed from those for every number of lines,
 and compared with a council at the council's own tokens, between two numbers in proportion. Questions are those of the
-validation split. Everything is kept under ``--folder`` and not computed again.
+validation split. Everything is kept under ``--folder`` and not computed again. Beside a run of the Game of 24 stand the
+figures of ``benchmarks.game24`` on the paper's puzzles.
 """
 
 from __future__ import annotations
@@ -29,8 +30,9 @@ from agents.scorers import Line, Score
 from agents.thought import line_grammar, vote
 from alignment.engine import Engine, Request
 from alignment.flight import overlap
-from alignment.run_dir import read_rows, to_jsonl
+from alignment.run_dir import RunDir, read_rows, to_jsonl
 from alignment.statistics import bootstrap
+from benchmarks import game24
 from graphs.recipe import Recipe, load_recipe, load_task
 from graphs.sitting import seat, sit
 from graphs.turns import Context
@@ -352,15 +354,18 @@ def _kept(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--run", type=Path, action="append", required=True)
+    parser.add_argument("--run", action="append", help="a run of any task; game24, which comes trained, without it")
     parser.add_argument("--n", type=int, default=24, help="validation questions per run")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--folder", type=Path, default=Path("runs/benchmarks/council"))
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
-    rows = [row for run in given.run for row in measure(run, given.n, given.seeds, given.folder / run.name)]
+    runs = [RunDir.open(name) for name in given.run or ["game24"]]
+    rows = [row for run in runs for row in measure(run.path, given.n, given.seeds, given.folder / run.path.name)]
+    puzzles = [run for run in runs if load_recipe(run.path / "config.yaml").task == game24.game24.__name__]
+    paper = game24.figures(puzzles[0], "test", game24.ARMS, None, given.seeds, game24.FOLDER) if puzzles else None
     if given.json:
-        print(json.dumps({"table": rows}))
+        print(json.dumps({"table": rows, "game24": paper}))
         return
     for row in rows:
         extra = "".join(
@@ -372,6 +377,8 @@ def main() -> None:
             f"{row['task']:<10} {row['arm']:<36} {row['scorer']:<8} {100 * row['accuracy']:5.1f} "
             f"[{100 * row['low']:.1f}, {100 * row['high']:.1f}]  {row['tokens']} tokens{extra}"
         )
+    if paper:
+        print("Game of 24, the paper's puzzles:", "  ".join(f"{key} {value}" for key, value in paper.items()))
 
 
 if __name__ == "__main__":

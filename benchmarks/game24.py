@@ -49,6 +49,7 @@ CHECKED = {
     "vote": "best",
 }
 ARMS = ("model_only", "with_checker", "random_with_checker")
+FOLDER = Path("runs/benchmarks/game24")
 
 Row = dict[str, Any]
 
@@ -128,6 +129,15 @@ def summary(rows: Sequence[Row], puzzles: Sequence[str]) -> Row:
     return found
 
 
+def figures(run: RunDir, split: str, arms: Sequence[str], count: int | None, seeds: int, folder: Path) -> Row:
+    """The summary of ``split``, from rows under ``folder`` as far as they are there."""
+    options = game24.Options(**load_recipe(run.path / "config.yaml").data)
+    four = [puzzle for puzzle in game24.split(options)["validation"] if puzzle.count(" ") == 3]
+    puzzles = (game24.test_puzzles() if split == "test" else four)[:count]
+    folder.mkdir(parents=True, exist_ok=True)
+    return summary(measure(run, arms, puzzles, seeds, folder / f"{run.path.name}-{split}.jsonl"), puzzles)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", default="game24")
@@ -135,16 +145,10 @@ def main() -> None:
     parser.add_argument("--arm", action="append", choices=ARMS)
     parser.add_argument("--n", type=int, help="puzzles; all of the split without it")
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--folder", type=Path, default=Path("runs/benchmarks/game24"))
+    parser.add_argument("--folder", type=Path, default=FOLDER)
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
-    run = RunDir.open(given.run)
-    options = game24.Options(**load_recipe(run.path / "config.yaml").data)
-    four = [puzzle for puzzle in game24.split(options)["validation"] if puzzle.count(" ") == 3]
-    puzzles = (game24.test_puzzles() if given.split == "test" else four)[: given.n]
-    given.folder.mkdir(parents=True, exist_ok=True)
-    rows = measure(run, given.arm or ARMS, puzzles, given.seeds, given.folder / f"{run.path.name}-{given.split}.jsonl")
-    found = summary(rows, puzzles)
+    found = figures(RunDir.open(given.run), given.split, given.arm or ARMS, given.n, given.seeds, given.folder)
     print(json.dumps(found) if given.json else "\n".join(f"{key}: {value}" for key, value in found.items()))
 
 
