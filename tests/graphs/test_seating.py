@@ -39,12 +39,14 @@ def council(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, An
 
 
 def test_a_council_on_a_server(chat_server: Any, cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    result = council(capsys, "--model", chat_server.address, "--task", "digits.py")
+    result = council(capsys, "--model", chat_server.address, "--task", "digits.py", "--set", "council.seed=1")
     assert [e["name"] for e in result["experts"]] == ["Ada", "Blaise", "Carl"]
     steps = [t for t in result["thoughts"] if t["status"] != "pruned"]  # pruned: those that its limit cut
     assert steps and all(re.fullmatch(step_grammar("[0-9]{2}"), t["text"]) for t in steps)
     # there is no reward model here: lines are scored by the log-probabilities that the server tells
-    assert all(t["score"] < 0 for t in steps) and result["tokens"] > 0
+    assert all((t["score"] is None) == (t["status"] == "left") for t in steps) and result["tokens"] > 0
+    scores = [t["score"] for t in steps if t["status"] != "left"]
+    assert scores and max(scores) < 0
     assert any("majority" in note for note in result["notes"])
     asked = [b for b in chat_server.received if b.get("structured_outputs") == {"regex": step_grammar("[0-9]{2}")}]
     assert len(asked) == len(result["thoughts"])
