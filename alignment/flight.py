@@ -11,7 +11,7 @@ from torch import Tensor
 
 from alignment.backbone import Backbone
 from alignment.decoding import MIN_SHARED_PREFIX, Row, advance, common_prefix
-from alignment.lean import GROW, LeanDecoder, Span
+from alignment.lean import GROW, LeanDecoder, Span, States
 
 PREFILL_TOKENS = 2048  # in one forward, so that rows which are written meanwhile do not wait longer
 
@@ -32,9 +32,9 @@ class PrefixStore:
     """Keys and values of finished rows, the least recently used ones dropped beyond ``limit`` bytes."""
 
     limit: int
-    entries: list[tuple[list[int], Tensor]] = field(default_factory=list)  # last used last
+    entries: list[tuple[list[int], States]] = field(default_factory=list)  # last used last
 
-    def best(self, ids: list[int]) -> tuple[int, Tensor | None]:
+    def best(self, ids: list[int]) -> tuple[int, States | None]:
         """The longest prefix of ``ids`` that is there, and its keys and values."""
         found = max(((overlap(ids, kept), i) for i, (kept, _) in enumerate(self.entries)), default=(0, -1))
         if found[0] < MIN_SHARED_PREFIX:
@@ -42,7 +42,7 @@ class PrefixStore:
         self.entries.append(self.entries.pop(found[1]))
         return found[0], self.entries[-1][1]
 
-    def keep(self, ids: list[int], states: Tensor) -> None:
+    def keep(self, ids: list[int], states: States) -> None:
         others = [entry for entry in self.entries if overlap(entry[0], ids) < len(entry[0])]
         self.entries = [*others, (ids, states)]
         while sum(states.nbytes for _, states in self.entries) > self.limit:
