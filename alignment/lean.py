@@ -197,8 +197,8 @@ class LeanDecoder:
 
 def _attend_singly(queries: Tensor, seen: States, mask: Tensor) -> Tensor:
     """[N, heads, head size]: one token of each row on what its slot holds up to it. The queries of one group are the
-    rows of a matrix: all see the same keys. On 32 rows of 160 positions a third of the time of torch's fused attention, which is made
-    for many queries; scores are rounded to the dtype, as in transformers' own attention on a CPU."""
+    rows of a matrix: all see the same keys. On 32 rows of 160 positions a third of the time of torch's fused attention,
+    which is made for many queries; scores are rounded to the dtype, as in transformers' own attention on a CPU."""
     length, size = mask.shape[-1], queries.shape[-1]
     keys, values = seen.keys.flatten(0, 1)[..., :length], seen.values.flatten(0, 1)[:, :length]
     grouped = queries.reshape(len(keys), -1, size)
