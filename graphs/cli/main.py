@@ -121,7 +121,8 @@ def run(
 ) -> None:
     """Run a graph. The same command again goes on where it stopped."""
     from graphs.cli.output import results
-    from graphs.cli.run import Request, dispatch
+    from graphs.cli.request import Request
+    from graphs.cli.run import dispatch
 
     asked = (graph, recipe, run_name, question, assignments or [], runs_root, dry_run, fresh, json, thread, model, task)
     request = Request(*asked, allow_code)

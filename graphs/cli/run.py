@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
-import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 from alignment.errors import UsageError
 from graphs.cli.output import console, printable, write_json
+from graphs.cli.request import Request, run_of, show_plan, without_run
 
 GRAPHS = {
     "align": "train a recipe: data, SFT, reward model, PPO, evaluation, report (RECIPE)",
@@ -21,25 +19,6 @@ GRAPHS = {
     "explain": "explain why the reward model prefers one answer to another (--run)",
     "revise": "answer, let the judges score it, and revise it by their remark (--run, --question)",
 }
-
-
-@dataclass(frozen=True)
-class Request:
-    """What the command line asked for."""
-
-    graph: str
-    recipe: Path | None
-    run: str | None
-    question: str | None
-    overrides: Sequence[str]
-    runs_root: Path
-    dry_run: bool = False
-    fresh: bool = False
-    as_json: bool = False
-    thread: str | None = None
-    model: str | None = None
-    task: str | None = None
-    allow_code: bool = False
 
 
 def dispatch(request: Request, out: IO[str]) -> None:
@@ -95,7 +74,7 @@ def _align(request: Request, out: IO[str]) -> None:
     recipe = load_recipe(request.recipe, [*request.overrides, *name])
     base = request.recipe.parent
     if request.dry_run:
-        _show_plan(request, out, recipe, _align_plan(recipe, base, request))
+        show_plan(request, out, recipe, _align_plan(recipe, base, request))
         return
 
     from graphs.align import run_align
@@ -149,9 +128,9 @@ def _align_plan(recipe: Any, base: Path, request: Request) -> dict[str, str]:
 
 def _council(request: Request, out: IO[str]) -> None:
     if request.model is None:
-        run, recipe, task = _run_of(request)
+        run, recipe, task = run_of(request)
     else:
-        recipe, task = _without_run(request)
+        recipe, task = without_run(request)
     if request.question is None:
         raise UsageError('run council needs a question: --question "..."')
     question = task.validate_question(request.question)
@@ -165,7 +144,7 @@ def _council(request: Request, out: IO[str]) -> None:
         )
         where = {"run": str(run)} if request.model is None else {"model": f"{request.model}, in every seat"}
         plan = {"experts": names, "rounds": f"up to {seats.rounds}, {seats.max_total_tokens} tokens", **where}
-        _show_plan(request, out, recipe, plan | {"question": question})
+        show_plan(request, out, recipe, plan | {"question": question})
         return
 
     from graphs.cli.council import CouncilView, print_result
@@ -188,14 +167,14 @@ def _council(request: Request, out: IO[str]) -> None:
 
 
 def _revise(request: Request, out: IO[str]) -> None:
-    run, recipe, task = _run_of(request)
+    run, recipe, task = run_of(request)
     if request.question is None:
         raise UsageError('run revise needs a question: --question "..."')
     question = task.validate_question(request.question)
     if request.dry_run:
         config = recipe.revise
         turns = f"up to {config.turns} by {config.role}, until one scores above {config.accept_above:g}"
-        _show_plan(request, out, recipe, {"turns": turns, "run": str(run), "question": question})
+        show_plan(request, out, recipe, {"turns": turns, "run": str(run), "question": question})
         return
 
     from graphs.cli.council import CouncilView
@@ -213,12 +192,12 @@ def _revise(request: Request, out: IO[str]) -> None:
 
 
 def _foreign(request: Request, out: IO[str]) -> None:
-    run, recipe, task = _run_of(request)
+    run, recipe, task = run_of(request)
     if request.question is None:
         raise UsageError(f'run {request.graph} needs a question: --question "..."')
     question = task.validate_question(request.question)
     if request.dry_run:
-        _show_plan(request, out, recipe, {"run": str(run), "question": question})
+        show_plan(request, out, recipe, {"run": str(run), "question": question})
         return
 
     from graphs.cli.council import CouncilView
@@ -240,10 +219,10 @@ def _plain(value: Any) -> Any:
 
 
 def _evaluate(request: Request, out: IO[str]) -> None:
-    run, recipe, _ = _run_of(request)
+    run, recipe, _ = run_of(request)
     if request.dry_run:
         plan = {"evaluate": f"SFT and policy on up to {recipe.evaluate.n} held-out prompts", "run": str(run)}
-        _show_plan(request, out, recipe, plan)
+        show_plan(request, out, recipe, plan)
         return
 
     from graphs.cli.progress import Reporter
@@ -259,9 +238,9 @@ def _evaluate(request: Request, out: IO[str]) -> None:
 
 
 def _explain(request: Request, out: IO[str]) -> None:
-    run, recipe, _ = _run_of(request)
+    run, recipe, _ = run_of(request)
     if request.dry_run:
-        _show_plan(request, out, recipe, {"explain": f"{len(recipe.explain)} pairs named", "run": str(run)})
+        show_plan(request, out, recipe, {"explain": f"{len(recipe.explain)} pairs named", "run": str(run)})
         return
 
     from alignment.run_dir import RunDir
@@ -272,9 +251,9 @@ def _explain(request: Request, out: IO[str]) -> None:
 
 
 def _chat(request: Request, out: IO[str]) -> None:
-    run, recipe, _ = _run_of(request)
+    run, recipe, _ = run_of(request)
     if request.dry_run:
-        _show_plan(request, out, recipe, {"chat": "in the terminal", "run": str(run)})
+        show_plan(request, out, recipe, {"chat": "in the terminal", "run": str(run)})
         return
     from graphs.cli.chat import run_chat
 
@@ -290,48 +269,3 @@ def print_explanation(explanation: dict[str, Any], as_json: bool, out: IO[str]) 
     from explain.result import from_json
 
     console(out).print(terminal(from_json(explanation)))
-
-
-def _run_of(request: Request) -> tuple[Path, Any, Any]:
-    """Path, recipe with overrides, and task of the run that --run names, or that the recipe is called after."""
-    from alignment.run_dir import RunDir
-    from graphs.recipe import load_recipe, load_task
-
-    name = request.run
-    if name is None and request.recipe is not None:
-        name = load_recipe(request.recipe).name
-    if name is None:
-        raise UsageError(f"run {request.graph} needs a run: --run NAME (`junto runs ls` lists them)")
-    run = RunDir.open(name, request.runs_root)
-    recipe = load_recipe(run.path / "config.yaml", request.overrides)
-    return run.path, recipe, load_task(recipe.task, run.path)
-
-
-def _without_run(request: Request) -> tuple[Any, Any]:
-    """The recipe that is named, or one of defaults, with overrides, and its task."""
-    from graphs.modules import file_of
-    from graphs.recipe import load_recipe, load_task
-
-    overrides = list(request.overrides)
-    if request.task is not None:
-        task = str(file_of(request.task, Path())) if request.task.endswith(".py") else request.task
-        overrides.insert(0, f"task={json.dumps(task)}")
-    if request.recipe is not None:
-        recipe = load_recipe(request.recipe, overrides)
-    else:
-        with tempfile.TemporaryDirectory() as folder:
-            plain = Path(folder) / "recipe.yaml"
-            plain.write_text("name: council\n")
-            recipe = load_recipe(plain, overrides)
-    return recipe, load_task(recipe.task)
-
-
-def _show_plan(request: Request, out: IO[str], recipe: Any, plan: dict[str, str]) -> None:
-    from graphs.recipe import resolved
-
-    if request.as_json:
-        write_json({"graph": request.graph, "recipe": recipe.model_dump(mode="json"), "plan": plan}, out)
-        return
-    # the plan as comments: the output is a recipe
-    lines = [f"# {step}: {' '.join(printable(what).split())}" for step, what in plan.items()]
-    out.write(resolved(recipe) + f"\n# plan of {request.graph}\n" + "\n".join(lines) + "\n")
