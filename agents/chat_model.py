@@ -18,6 +18,7 @@ from langchain_core.runnables.config import get_config_list
 from langchain_core.tools import BaseTool
 from pydantic import Field
 
+from agents.config import WRITERS
 from agents.json_grammar import call_grammar, json_grammar
 from agents.prompt import as_prompt, schema_instructions
 from agents.structured_output import json_replies
@@ -35,7 +36,6 @@ from agents.tool_calls import (
 from alignment.engine import Completion, Engine, Request
 from alignment.errors import UsageError
 
-WRITERS = ("policy", "sft", "base")  # who writes where no role is asked for: the first that the model has
 FINISH_REASONS = {"eos": "stop", "stop": "stop", "length": "length"}  # in OpenAI's words, as LangChain's users expect
 
 

@@ -9,6 +9,7 @@ from pydantic import Field, field_validator
 from alignment.config import Settings
 
 SCORERS = ("random", "length", "logprob", "critic", "reward", "checker", "oracle", "llm")  # others are functions
+WRITERS = ("policy", "sft", "base")  # who writes where no role is asked for: the first that the model has
 TOOLS = ("calculator", "check_arithmetic")  # those of agents.tools; others are a user's own
 
 

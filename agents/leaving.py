@@ -1,8 +1,9 @@
 """Does leaving by score help? Measured on lines that were all written to their end, without a model.
 
-Every line is a row of steps with tokens and values. A council that leaves by score is replayed on them: a line ends,
-without a vote, at the first unfinished step whose value is below the threshold, and what that spares pays for further
-lines. A council without leaving takes lines in the same order until the same tokens are spent.
+Every line is a row of steps with tokens and values. A council that leaves by score is replayed on them: each expert has
+one line, which ends, without a vote, at the first unfinished step whose value is below the threshold. It is compared
+with a council of fewer experts, whom nobody makes leave, that spends the same tokens. Who takes up a peer's line after
+leaving (``rejoin``) is not replayed.
 """
 
 from __future__ import annotations
@@ -42,21 +43,16 @@ class Sampled:
 Asked = Sequence[Sampled]  # the lines of one question
 
 
-def replay(lines: Asked, budget: float, threshold: float | None, how: str) -> tuple[bool, int]:
-    """Whether a council solves the question that takes ``lines`` in their order while less than ``budget`` tokens are
-    spent, and how many it spends. ``threshold`` None: nobody leaves."""
+def replay(lines: Asked, threshold: float | None, how: str) -> tuple[bool, int]:
+    """Whether a council of these lines solves the question, and the tokens that it spends. ``threshold`` None: nobody
+    leaves."""
     spent = 0
     stayed: list[Sampled] = []
     for one in lines:
-        if spent >= budget:
-            break
-        left = False
-        for i, step in enumerate(one.steps):
-            spent += step.tokens
-            if threshold is not None and step.value < threshold and i < len(one.steps) - 1:
-                left = True
-                break
-        if not left and one.ending is not None:
+        low = (i for i, step in enumerate(one.steps[:-1]) if threshold is not None and step.value < threshold)
+        left = next(low, None)
+        spent += sum(step.tokens for step in one.steps[: None if left is None else left + 1])
+        if left is None and one.ending is not None:
             stayed.append(one)
     if not stayed:
         return False, spent
@@ -64,19 +60,32 @@ def replay(lines: Asked, budget: float, threshold: float | None, how: str) -> tu
     return stayed[winner].solved, spent
 
 
+def at_tokens(lines: Asked, tokens: float, how: str) -> float:
+    """How probably a council without leaving solves the question for ``tokens``: it has the first of ``lines``, and
+    one more with the probability at which it spends so many on average."""
+    right, spent = 0.0, 0
+    for count in range(1, len(lines) + 1):
+        more, cost = replay(lines[:count], None, how)
+        if cost >= tokens:
+            return right + (more - right) * (tokens - spent) / (cost - spent)
+        right, spent = float(more), cost
+    return right
+
+
 def gains(questions: Sequence[Asked], experts: int, threshold: float, how: str, seed: int) -> dict[str, list[float]]:
-    """Per question, means over orders: accuracy ``with`` and ``without`` leaving, and the ``tokens`` of the budget:
-    those of ``experts`` lines that nobody leaves."""
-    found: dict[str, list[float]] = {"with": [], "without": [], "tokens": []}
+    """Per question, means over orders: accuracy ``with`` and ``without`` leaving at the same tokens, the ``tokens``
+    that were spent, and those of ``everyone``, had nobody left."""
+    found: dict[str, list[float]] = {"with": [], "without": [], "tokens": [], "everyone": []}
     for number, lines in enumerate(questions):
         rng = random.Random(f"{seed}/{number}")
-        sums = [0.0, 0.0, 0.0]
+        sums = [0.0] * len(found)
         for _ in range(ORDERS):
-            order = rng.sample(list(lines), len(lines))
-            budget = sum(step.tokens for one in order[:experts] for step in one.steps)
-            sums[0] += replay(order, budget, threshold, how)[0]
-            sums[1] += replay(order[:experts], budget, None, how)[0]
-            sums[2] += budget
+            order = rng.sample(list(lines), min(experts, len(lines)))
+            solved, spent = replay(order, threshold, how)
+            sums[0] += solved
+            sums[1] += at_tokens(order, spent, how)
+            sums[2] += spent
+            sums[3] += replay(order, None, how)[1]
         for key, total in zip(found, sums, strict=True):
             found[key].append(total / ORDERS)
     return found

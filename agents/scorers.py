@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from agents.config import SCORERS
+from agents.config import SCORERS, WRITERS
 from agents.thought import Tree, line
 from alignment.engine import Request
 from alignment.errors import SetupError
@@ -71,7 +71,10 @@ def scorer(name: str, engine: Any, task: Any, persona: str = "", reward: RewardS
         return _by_checker(task)
     if name == "oracle":
         needed = part(task, "reachable", name)
-        return lambda question, lines: [float(needed(question, line.steps)) for line in lines]
+        return lambda question, lines: [
+            float(bool(task.check(question, line.text)) if line.finished else needed(question, line.steps))
+            for line in lines
+        ]
     if name == "llm":
         return _by_opinion(engine, task, persona)
     return {"random": _random, "length": _length, "logprob": _logprob}[name]
@@ -116,13 +119,20 @@ def _by_model(score: RewardScorer, task: Any, persona: str) -> Score:
 def _by_checker(task: Any) -> Score:
     """0 for a line with a refuted step, 1 for one without, 2 where it is finished as well."""
     refute = part(task, "refute", "checker")
-    return lambda question, lines: [
-        0.0 if refute(question, line.steps) else 2.0 if line.finished else 1.0 for line in lines
-    ]
+
+    def score(question: str, line: Line) -> float:
+        ends = range(1, len(line.steps) + 1)
+        if any(refute(question, line.steps[:end], line.finished and end == len(line.steps)) for end in ends):
+            return 0.0
+        return 2.0 if line.finished else 1.0
+
+    return lambda question, lines: [score(question, line) for line in lines]
 
 
 def _by_opinion(engine: Any, task: Any, persona: str) -> Score:
-    """The policy itself is asked, in Tree of Thoughts' three words; the mean of their values over ``OPINIONS`` asks."""
+    """The model that writes is asked, in Tree of Thoughts' three words; the mean of their values over ``OPINIONS``
+    asks."""
+    role = next(role for role in WRITERS if role in engine.roles)
 
     def scores(question: str, lines: Sequence[Line]) -> list[float]:
         requests = [
@@ -131,6 +141,7 @@ def _by_opinion(engine: Any, task: Any, persona: str) -> Score:
                     {"role": "system", "content": "Judge whether the steps can still lead to a right answer."},
                     {"role": "user", "content": f"{task.prompt(question, (), persona)[-1]['content']}\n\n{line.text}"},
                 ],
+                role=role,
                 max_tokens=8,
                 temperature=0.7,
                 seed=f"opinion/{i}/{question}/{line.text}",

@@ -43,6 +43,9 @@ class Admission:
         if decoder is None:
             with self.backbone.role(role):
                 decode_rows(self.backbone, rows)
+            self.usage.read += sum(row.read for row in rows)
+            self.usage.spared += sum(len(row.prompt_ids) - row.read for row in rows)
+            self.usage.written += sum(len(row.ids) - 1 for row in rows)  # the last one is not read
             return
         store = self._stores.setdefault(role, PrefixStore(0 if self.training else STORE_BYTES))
         flight = self.flights.get(role) or Flight(self.backbone, decoder, store, self.usage)

@@ -59,6 +59,7 @@ class Completion:
     logprob: float
     finish: str  # "eos", "stop", "length" or "cancelled"
     read: int = 0
+    logprobs: tuple[float, ...] = ()  # of each of ``ids``
 
     @property
     def tokens(self) -> int:
@@ -77,13 +78,21 @@ class Row:
     read: int = 0
     text: str = ""
     emitted: int = 0
-    logprob: float = 0.0
+    logprobs: list[float] = field(default_factory=list)
     finish: str = ""
     matcher: Any = None
     stream: random.Random = field(default_factory=random.Random)
 
     def completion(self) -> Completion:
-        return Completion(self.text, tuple(self.ids), len(self.prompt_ids), self.logprob, self.finish, self.read)
+        return Completion(
+            self.text,
+            tuple(self.ids),
+            len(self.prompt_ids),
+            sum(self.logprobs),
+            self.finish,
+            self.read,
+            tuple(self.logprobs),
+        )
 
 
 def decode_rows(backbone: Backbone, rows: list[Row]) -> None:
@@ -148,7 +157,7 @@ def advance(backbone: Backbone, rows: Sequence[Row], logits: Tensor) -> None:
     chosen = scaled[range(len(rows)), tokens].tolist()
     for row, token, logit, total in zip(rows, tokens, chosen, totals, strict=True):
         row.ids.append(token)
-        row.logprob += logit - total
+        row.logprobs.append(logit - total)
         if row.matcher is not None and token != backbone.chat.eos_id:
             row.matcher.consume_token(token)
         _finish(backbone, row, token)

@@ -62,6 +62,7 @@ class Engine:
         self._jobs: queue.Queue[_Job | None] = queue.Queue()
         self._grammar_tokenizer: Any = None
         self._closing = threading.Event()
+        self._gate = threading.Lock()  # nothing comes in behind the end
         self._worker = threading.Thread(target=self._work, name="junto-engine", daemon=True)
         self._worker.start()
 
@@ -163,8 +164,9 @@ class Engine:
 
     def close(self) -> None:
         """Ends the worker; rows that are being written end as ``cancelled`` at their next token."""
-        self._closing.set()
-        self._jobs.put(None)
+        with self._gate:
+            self._closing.set()
+            self._jobs.put(None)
         self._worker.join()
 
     def __enter__(self) -> Engine:
@@ -183,9 +185,10 @@ class Engine:
         return Row(request, ids, cancelled=self._closing.is_set)
 
     def _submit(self, job: _Job) -> Future:
-        if not self._worker.is_alive():
-            raise RuntimeError("the engine is closed")
-        self._jobs.put(job)
+        with self._gate:
+            if self._closing.is_set() or not self._worker.is_alive():
+                raise RuntimeError("the engine is closed")
+            self._jobs.put(job)
         return job.future
 
     def _call(self, call: Callable[[], Any]) -> Any:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import random
 import sys
 import time
@@ -30,15 +31,16 @@ from agents.scorers import Line, Score
 from agents.thought import line_grammar, vote
 from alignment.engine import Engine, Request
 from alignment.flight import overlap
-from alignment.run_dir import RunDir, read_rows, to_jsonl
+from alignment.run_dir import RunDir
 from alignment.statistics import bootstrap
 from benchmarks import game24
+from benchmarks.kept import kept
 from graphs.recipe import Recipe, load_recipe, load_task
 from graphs.sitting import seat, sit
 from graphs.turns import Context
 
 SCORERS = ("random", "length", "logprob", "reward", "oracle")
-LINES = 24  # in the pool of a question
+LINES = 32  # in the pool of a question
 ORDERS = 40  # in which they are taken, per number of lines
 LEAVE_SHARE = 0.3  # of first and second steps whose score is below the threshold, the same for every scorer
 TOGETHER = 8  # sittings at a time
@@ -125,7 +127,8 @@ class Bench:
 
     def _with_other_boards(self) -> Any:
         """The task with a board of as many steps, which were written for other questions."""
-        pool = {row["question"]: [s for line in row["lines"] for s in line["steps"]] for row in self.pools}
+        # a board holds unfinished steps
+        pool = {row["question"]: [s for line in row["lines"] for s in line["steps"][:-1]] for row in self.pools}
 
         def prompt(question: str, board: Sequence[str] = (), persona: str = "") -> list[dict[str, str]]:
             rng = random.Random(f"{question}/{board}")
@@ -203,16 +206,15 @@ class Bench:
 
     def sitting(self, name: str, seed: int, question: str) -> Row:
         scorer, changes = arms()[name]
-        context = self.context(scorer, seed, changes)
+        context = replace(self.context(scorer, seed, changes), thread=f"benchmark/{question}")
         judged, recorded = [0], Recorded(self.engine)
         context = replace(context, engine=recorded)
         if scorer == "reward":
-            assert context.score is not None and context.leave_score is not None
-            context = replace(
-                context,
-                score=self._counted(context.score, judged, context.persona),
-                leave_score=self._counted(context.leave_score, judged, context.persona),
-            )
+            assert context.score is not None and context.leave_score is context.score
+            config = context.config
+            ends = config.search == "sample" and config.leave_below is None and not config.rejoin
+            score = self._counted(context.score, judged, context.persona, ends)
+            context = replace(context, score=score, leave_score=score)
         result = sit(context, question, lambda event: None, Path(":memory:"), None)
         written, read = result["tokens"], recorded.read()
         about = {"arm": name, "scorer": scorer, "seed": seed, "question": question, "solved": bool(result["solved"])}
@@ -220,14 +222,19 @@ class Bench:
         tokens = written + read + judged[0]
         return about | {"tokens": tokens, "written": written, "read": read, "judged": judged[0], "left": left}
 
-    def _counted(self, score: Score, judged: list[int], persona: str) -> Score:
-        """The prompt once per call, and every line: what the reward model's forward computes."""
+    def _counted(self, score: Score, judged: list[int], persona: str, ends: bool) -> Score:
+        """The prompt once per call, and every line: what the reward model's forward computes. ``ends``: of finished
+        lines alone, where nothing but the vote reads a score."""
 
         def counted(question: str, lines: Sequence[Line]) -> list[float]:
-            if lines:
+            wanted = [i for i, line in enumerate(lines) if line.finished or not ends]
+            found = [math.nan] * len(lines)
+            if wanted:
                 prompt = self.engine.backbone.chat.prompt_ids(self.task.prompt(question, (), persona))
-                judged[0] += len(prompt) + self.tokens([line.text for line in lines])
-            return score(question, lines)
+                judged[0] += len(prompt) + self.tokens([lines[i].text for i in wanted])
+                for i, value in zip(wanted, score(question, [lines[i] for i in wanted]), strict=True):
+                    found[i] = value
+            return found
 
         return counted
 
@@ -306,9 +313,10 @@ def table(pools: Sequence[Row], sittings: Sequence[Row], task: str) -> list[Row]
         spent = float(np.mean([s["tokens"] for s in mine]))
         row = _row(task, name.split("/")[0], mine[0]["scorer"], right, spent)
         for label, key in (("sc", ("self-consistency", "random")), ("best", ("best of n", "reward"))):
-            other = at_tokens(*curves[key], spent)
-            difference = bootstrap([a - b for a, b in zip(right, other, strict=True)])
-            row[f"over_{label}"] = [difference[k] for k in ("value", "low", "high")]
+            tokens, others = curves[key]
+            if tokens[0] <= spent <= tokens[-1]:  # elsewhere the lines that there are cost more, or less
+                difference = bootstrap([a - b for a, b in zip(right, at_tokens(tokens, others, spent), strict=True)])
+                row[f"over_{label}"] = [difference[k] for k in ("value", "low", "high")]
         found.append(row)
     return found
 
@@ -324,26 +332,32 @@ def measure(run: Path, count: int, seeds: int, folder: Path) -> list[Row]:
     with Engine.open(run) as engine:
         bench = Bench(run, count, engine)
         wanted = [(seed, question) for seed in range(seeds) for question in bench.questions]
-        pools = _kept(folder / "pools.jsonl", wanted, ("seed", "question"), bench.pool, TOGETHER // 4)
+        about = [engine.fingerprint, bench.recipe.council.model_dump(), LINES]
+        pools = _kept(folder / "pools.jsonl", about, wanted, ("seed", "question"), bench.pool, TOGETHER // 4)
         bench.set_pools(pools)
+        about += [bench.thresholds, arms()]
         cells = [(name, seed, question) for name in arms() for seed, question in wanted]
-        sittings = _kept(folder / "sittings.jsonl", cells, ("arm", "seed", "question"), bench.sitting, TOGETHER)
+        sittings = _kept(folder / "sittings.jsonl", about, cells, ("arm", "seed", "question"), bench.sitting, TOGETHER)
         flops = 2 * engine.backbone.linear_parameters
     rows = table(pools, sittings, bench.recipe.task.rpartition(".")[2])
     return [row | {"flops": flops * row["tokens"]} for row in rows]
 
 
 def _kept(
-    path: Path, wanted: Sequence[tuple[Any, ...]], keys: Sequence[str], make: Callable[..., Row], together: int
+    path: Path,
+    about: Any,
+    wanted: Sequence[tuple[Any, ...]],
+    keys: Sequence[str],
+    make: Callable[..., Row],
+    together: int,
 ) -> list[Row]:
     """A row for every one of ``wanted``; those on disk are not made again."""
-    there = {tuple(row[key] for key in keys): row for row in read_rows(path)}
-    todo = [one for one in wanted if one not in there]
-    began = time.monotonic()
-    with ThreadPoolExecutor(together) as threads, path.open("a", encoding="utf-8") as out:
+    with kept(path, about) as (rows, keep), ThreadPoolExecutor(together) as threads:
+        there = {tuple(row[key] for key in keys): row for row in rows}
+        todo = [one for one in wanted if one not in there]
+        began = time.monotonic()
         for i, row in enumerate(threads.map(lambda one: make(*one), todo), 1):
-            out.write(to_jsonl([row]))
-            out.flush()
+            keep(row)
             there[tuple(row[key] for key in keys)] = row
             if i % 20 == 0 or i == len(todo):
                 spent = time.monotonic() - began

@@ -28,8 +28,9 @@ from agents import search
 from agents.config import CouncilConfig
 from agents.thought import Thought, Tree, line
 from alignment.engine import Engine
-from alignment.run_dir import RunDir, read_rows, to_jsonl
+from alignment.run_dir import RunDir
 from alignment.statistics import bootstrap
+from benchmarks.kept import kept
 from graphs.recipe import load_recipe
 from graphs.sitting import calibration_of, seat, sit
 from graphs.tasks import game24
@@ -83,8 +84,8 @@ def at_random(puzzle: str, config: CouncilConfig, seed: str) -> Row:
 def measure(run: RunDir, arms: Sequence[str], puzzles: Sequence[str], seeds: int, path: Path) -> list[Row]:
     """A row per arm, seed and puzzle; those on disk are not computed again."""
     recipe = load_recipe(run.path / "config.yaml")
-    there = {(row["arm"], row["seed"], row["puzzle"]): row for row in read_rows(path)}
-    with Engine.open(run.path) as engine, path.open("a", encoding="utf-8") as out:
+    with Engine.open(run.path) as engine, kept(path, [engine.fingerprint, recipe.council.model_dump()]) as (rows, keep):
+        there = {(row["arm"], row["seed"], row["puzzle"]): row for row in rows}
         for arm in arms:
             for seed in range(seeds):
                 for puzzle in puzzles:
@@ -97,13 +98,12 @@ def measure(run: RunDir, arms: Sequence[str], puzzles: Sequence[str], seeds: int
                         found = at_random(puzzle, council, f"{seed}/{puzzle}")
                     else:
                         changed = recipe.model_copy(update={"council": council})
-                        context = seat(engine, game24, changed, "benchmark", calibration_of(run))
+                        context = seat(engine, game24, changed, f"benchmark/{puzzle}", calibration_of(run))
                         found = sit(context, puzzle, lambda event: None, Path(":memory:"), None)
                     row = {"arm": arm, "seed": seed, "puzzle": puzzle, "seconds": time.perf_counter() - began}
                     row |= {"solved": bool(found["solved"]), "proposals": found["proposals"]}
                     there[arm, seed, puzzle] = row
-                    out.write(to_jsonl([row]))
-                    out.flush()
+                    keep(row)
                 done = [row for row in there.values() if row["arm"] == arm]
                 solved = sum(row["solved"] for row in done)
                 print(f"{arm} seed {seed}: {solved}/{len(done)} so far", file=sys.stderr, flush=True)

@@ -46,8 +46,9 @@ def run_calibrate(run: Path, overrides: Sequence[str], count: int, lines: int, r
         settings = _settings(context, engine, [row["question"] for row in asked], lines)
         rows = _sampled(context, engine, asked, lines, run_dir.path / "calibration.jsonl", settings, report)
     experts = len(recipe.council.experts)
-    found = calibrate([_lines(context, mine) for mine in _by_question(rows, asked)], experts, recipe.council.vote)
-    found |= {"own_word": _own_word(context, rows), "lines": lines, "date": datetime.now(UTC).date().isoformat()}
+    found = calibrate([_lines(context, mine) for mine in _by_question(rows, asked)], experts, context.config.vote)
+    found |= {"scorer": context.config.leave_scorer, "own_word": _own_word(context, rows), "lines": lines}
+    found["date"] = datetime.now(UTC).date().isoformat()
     write_atomic(run_dir.path / "calibration.json", json.dumps(found, indent=1) + "\n")
     return found
 
@@ -111,14 +112,15 @@ def _write(context: Context, engine: Engine, questions: Sequence[str], lines: in
         tokens = [len(engine.backbone.chat.text_ids(f"{text}\n")) for text in texts]
         solved = bool(done.finish != "length" and c.task.check(question, done.text))
         about = {"question": question, "k": k, "expert": expert.name, "finish": done.finish}
-        rows.append(about | {"steps": texts, "tokens": tokens, "solved": solved, "logprob": done.logprob})
+        rows.append(about | {"steps": texts, "tokens": tokens, "solved": solved, "logprobs": done.logprobs})
     return [row | _values(context, row) for row in rows]
 
 
 def _values(context: Context, row: Row) -> Row:
     assert context.score and context.leave_score
     texts = row["steps"]
-    prefixes = [Line(tuple(texts[: i + 1]), row["logprob"], sum(row["tokens"][: i + 1])) for i in range(len(texts))]
+    ends = [sum(row["tokens"][: i + 1]) for i in range(len(texts))]
+    prefixes = [Line(tuple(texts[: i + 1]), sum(row["logprobs"][:end]), end) for i, end in enumerate(ends)]
     if not prefixes:
         return {"values": [], "score": 0.0}
     values = context.leave_score(row["question"], prefixes)

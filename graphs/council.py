@@ -68,7 +68,10 @@ def judge(state: State, runtime: Runtime[Context]) -> State:
     lines = lines_of(state["tree"] | {t.id: t for t in new}, [t.id for t in new])
     open_ends = [i for i, t in enumerate(new) if t.status in ("active", "final")]
     scores = _scored(c.score, state["question"], lines, open_ends)
-    values = _scored(c.leave_score if c.leave_below is not None else None, state["question"], lines, open_ends)
+    values: dict[int, float] = {}
+    if c.leave_below is not None:  # the same scorer is not asked twice
+        alike = c.leave_score is c.score
+        values = scores if alike else _scored(c.leave_score, state["question"], lines, open_ends)
     tree: Tree = {}
     seats: dict[str, Seat] = {}
     for i, thought in enumerate(new):
@@ -111,7 +114,7 @@ def _without_repeats(new: Sequence[Thought], tree: Tree) -> list[Thought]:
 def _reason_to_leave(thought: Thought, steps: Sequence[str], question: str, c: Context) -> str:
     if thought.status in ("left", "pruned"):
         return ""
-    if c.config.leave_refuted and (refuted := c.task.refute(question, steps)):
+    if c.config.leave_refuted and (refuted := c.task.refute(question, steps, thought.status == "final")):
         return f"the checker: {refuted}"
     low = c.leave_below is not None and thought.value is not None and thought.value < c.leave_below
     if low and thought.status == "active":

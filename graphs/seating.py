@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from agents.chat_model import WRITERS
-from agents.config import CouncilConfig
+from agents.config import WRITERS, CouncilConfig
 from agents.endpoint import Endpoint
 from agents.server import is_address
 from alignment.embedded import cache_dir

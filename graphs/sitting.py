@@ -79,8 +79,7 @@ def seat(
         )
     if config.leave_refuted:
         part(task, "refute", "leave_refuted")
-    limit, note = _limit(config, calibration)
-    notes = [note]
+    notes = []
     persona = recipe.data.get("system", "")
     reward = _function(recipe.reward.function)
 
@@ -96,7 +95,11 @@ def seat(
         config = config.model_copy(update={"vote": "majority"})
         notes.append("the vote is of the majority: there is no reward model to weigh it")
     leave = config.leave_scorer if config.leave_scorer != "auto" else "critic" if "value" in engine.roles else score
-    return Context(engine, task, config, thread, persona, named(score), named(leave), limit, notes, tools or {})
+    config = config.model_copy(update={"scorer": score, "leave_scorer": leave})
+    limit, note = _limit(config, calibration)
+    by_score = named(score)
+    by_value = by_score if leave == score else named(leave)
+    return Context(engine, task, config, thread, persona, by_score, by_value, limit, [note, *notes], tools or {})
 
 
 def _with_guests(engine: Engine | Endpoint, config: CouncilConfig) -> CouncilConfig:
@@ -138,6 +141,9 @@ def _limit(config: CouncilConfig, calibration: dict[str, Any] | None) -> tuple[f
         return config.leave_below, f"leaving by score below {config.leave_below:g}, as the recipe says"
     if calibration is None:
         return None, "leaving by score is off: `junto calibrate` has not measured whether it helps this run"
+    if (scorer := calibration.get("scorer")) != config.leave_scorer:  # earlier versions did not record it
+        measured = f"`junto calibrate` measured it by {scorer or 'another'}, and not by {config.leave_scorer}"
+        return None, f"leaving by score is off: {measured}"
     if calibration["threshold"] is None:
         return None, f"leaving by score is off: {calibration['reason']}"
     return calibration["threshold"], f"leaving by score is on: {calibration['reason']}"

@@ -11,8 +11,8 @@ A task module has:
 
 and may have, for councils and their measurement:
 
-- ``refute(question, steps) -> str | None``: what is wrong with the last step, as far as a tool can tell without the
-  solution;
+- ``refute(question, steps, finished) -> str | None``: what is wrong with the last step, as far as a tool can tell
+  without the solution; ``finished``: the line has ended with it;
 - ``reachable(question, steps) -> bool``: whether the question can still be solved after ``steps`` (an oracle, for
   control arms and labels);
 - ``conclusion(answer) -> str``: what an answer comes to, by which votes are counted; without it its last line.

@@ -110,8 +110,9 @@ def solves(state: State, response: str, game: Game) -> bool:
     return bool(lines) and follow(state, lines, game.whole) == (game.target,)
 
 
-def refute(start: State, steps: Sequence[str], game: Game) -> str | None:
-    """What is wrong with the last of ``steps``, as far as it shows without looking ahead; None where it is legal."""
+def refute(start: State, steps: Sequence[str], game: Game, finished: bool) -> str | None:
+    """What is wrong with the last of ``steps``, as far as it shows without looking ahead; None where it is legal and,
+    at the end of a line, leaves the target alone."""
     state = follow(start, steps[:-1], game.whole)
     if state is None:
         return "an earlier step is not legal"
@@ -121,7 +122,9 @@ def refute(start: State, steps: Sequence[str], game: Game) -> str | None:
         return f"{steps[-1]!r} is no step"
     for text, after in moves(state, game.whole):
         if same_step(text, steps[-1]):
-            return None if len(after) > 1 or after[0] == game.target else f"{after[0]} is not {game.target}"
+            if len(after) > 1:
+                return f"{len(after)} numbers are left" if finished else None
+            return None if after[0] == game.target else f"{after[0]} is not {game.target}"
         x, legal_op, y, result, _ = parse_step(text)
         if (legal_op, x, y) == (op, a, b):
             wrong = f"{a} {op} {b} is {result}, not {value}"

@@ -106,10 +106,12 @@ def check(question: str, response: str) -> bool | None:
     return len(lines) == len(right) and all(map(same_line, right, lines))
 
 
-def refute(question: str, steps: Sequence[str]) -> str | None:
+def refute(question: str, steps: Sequence[str], finished: bool = False) -> str | None:
     """What is wrong with the last of ``steps`` without knowing the story: its arithmetic, or an answer that is not the
     result before it. A step on wrong numbers is not seen."""
     *before, last = steps
+    if finished and not last.startswith(ANSWER):
+        return "there is no answer"
     if re.fullmatch(STEP, last):
         a, op, b, _, value, _ = last.split(" ")
         right = Fraction(int(a), int(b)) if op == "/" else _value(int(a), op, int(b))

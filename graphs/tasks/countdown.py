@@ -89,10 +89,10 @@ def check(question: str, response: str) -> bool | None:
     return arithmetic.solves(state, response, game)
 
 
-def refute(question: str, steps: Sequence[str]) -> str | None:
+def refute(question: str, steps: Sequence[str], finished: bool = False) -> str | None:
     """What is wrong with the last of ``steps``; None where it is legal and, at the end of a line, leaves the target."""
     state, game = _read(question)
-    return arithmetic.refute(state, steps, game)
+    return arithmetic.refute(state, steps, game, finished)
 
 
 def reachable(question: str, steps: Sequence[str]) -> bool:

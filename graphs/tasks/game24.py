@@ -103,9 +103,9 @@ def check(question: str, response: str) -> bool | None:
     return arithmetic.solves(_state(question), response, GAME)
 
 
-def refute(question: str, steps: Sequence[str]) -> str | None:
+def refute(question: str, steps: Sequence[str], finished: bool = False) -> str | None:
     """What is wrong with the last of ``steps``; None where it is legal and, at the end of a line, leaves 24."""
-    return arithmetic.refute(_state(question), steps, GAME)
+    return arithmetic.refute(_state(question), steps, GAME, finished)
 
 
 def reachable(question: str, steps: Sequence[str]) -> bool:

@@ -127,7 +127,7 @@ def test_what_a_grammar_forces_keeps_its_probability(engine: Engine) -> None:
     row = Row(Request(PROMPTS[0], temperature=0.5), [], matcher=matcher_of("7", engine._grammar()))
     advance(engine.backbone, [row], logits)
     assert row.ids == [token] and row.finish == "stop"
-    assert row.logprob == pytest.approx(-600 - math.log(logits.shape[1] - 1), abs=1e-3)
+    assert sum(row.logprobs) == pytest.approx(-600 - math.log(logits.shape[1] - 1), abs=1e-3)
 
 
 def test_a_grammar_renormalizes(engine: Engine) -> None:

@@ -105,6 +105,19 @@ def test_leaving_by_score_and_rejoining_once(engine: Engine, tmp_path: Path) -> 
     assert any(e["kind"] == "share" and e["expert"] == leaver for e in events)
 
 
+def test_a_threshold_holds_for_the_scorer_that_it_was_measured_on(engine: Engine) -> None:
+    found = {"threshold": 0.25, "scorer": "critic", "reason": "it helps"}
+    config = CouncilConfig()
+    limits = {
+        name: seat(
+            engine, game24, Recipe(name="t", council=config.model_copy(update={"leave_scorer": name})), "t", found
+        )
+        for name in ("auto", "critic", "length")
+    }
+    assert {name: c.leave_below for name, c in limits.items()} == {"auto": 0.25, "critic": 0.25, "length": None}
+    assert "by critic, and not by length" in limits["length"].notes[0]
+
+
 def test_budgets_end_in_conclude(engine: Engine, tmp_path: Path) -> None:
     result, _ = council(engine, tmp_path, free_task(), max_total_tokens=1)
     assert result["rounds"] == 1
@@ -198,7 +211,7 @@ def test_a_searched_tree(engine: Engine, tmp_path: Path, search: str) -> None:
 
 def test_a_refuted_step_leaves(engine: Engine, tmp_path: Path) -> None:
     task = free_task()
-    task.refute = lambda question, steps: f"{steps[-1]} is odd" if int(steps[-1]) % 2 else None
+    task.refute = lambda question, steps, finished: f"{steps[-1]} is odd" if int(steps[-1]) % 2 else None
     result, _ = council(engine, tmp_path, task, experts=EIGHT, leave_refuted=True, rejoin=False, scorer="checker")
     done = [t for t in result["thoughts"] if t["status"] != "pruned" and t["text"].isdigit()]
     assert {t["status"] == "left" for t in done} == {True, False}
