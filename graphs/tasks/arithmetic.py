@@ -223,24 +223,27 @@ def pair(rng: random.Random, start: State, game: Game) -> Row:
 
 def judged(rng: random.Random, start: State, game: Game) -> Row:
     """``response``: some steps, and their ``score``: 1 where they are legal and the target can still be reached, or 0.
-    More than half of them are first steps, which are the hardest to judge; of seven, three are good, three lose the
-    target in the last step, and one is not legal."""
+    Most faults come after no step, since first steps are the hardest to judge; of seven rows three are good, in three
+    a step loses the target, and in one it is not legal. After a fault some lines go on as if there were none."""
     lines: list[str] = []
     state = start
-    for _ in range(rng.choices(range(len(start) - 1), [0.55, 0.3, 0.15][: len(start) - 1])[0]):
+    for _ in range(rng.choices(range(len(start) - 1), [0.55, 0.3, 0.15, 0.1][: len(start) - 1])[0]):
         text, state = rng.choice(plain_moves(state, True, game))
         lines.append(text)
     good, dead = plain_moves(state, True, game), plain_moves(state, False, game)
     kind = rng.randrange(7)
     if kind == 0:
-        return _judged([*lines, illegal(rng, state, rng.choice(good)[0], game)], 0)
-    if kind < 4 and dead:
-        return _judged([*lines, rng.choice(dead)[0]], 0)
-    return _judged([*lines, rng.choice(good)[0]], 1)
-
-
-def _judged(lines: list[str], score: int) -> Row:
-    return {"response": "\n".join(lines), "score": float(score)}
+        text = illegal(rng, state, rng.choice(good)[0], game)
+        lines, state = [*lines, text], parse_step(text)[4]
+    elif kind < 4 and dead:
+        text, state = rng.choice(dead)
+        lines.append(text)
+    else:
+        return {"response": "\n".join([*lines, rng.choice(good)[0]]), "score": 1.0}
+    while len(state) > 1 and rng.random() < 0.3:
+        text, state = rng.choice(plain_moves(state, True, game) + plain_moves(state, False, game))
+        lines.append(text)
+    return {"response": "\n".join(lines), "score": 0.0}
 
 
 def illegal(rng: random.Random, state: State, good: str, game: Game) -> str:
