@@ -53,7 +53,11 @@ class CouncilConfig(Settings):
         description="sample: every expert has a line of its own; the others: one tree, to which all experts propose",
     )
     width: int = Field(1, ge=1, description="places of the tree that are continued at once (not for sample)")
-    proposals: int = Field(3, ge=1, description="next steps that are proposed for each place (not for sample)")
+    proposals: int = Field(
+        3,
+        ge=1,
+        description="next steps that are proposed for each place, for the question width times as many (not sample)",
+    )
     exploration: float = Field(1.0, ge=0, description="constant c of UCT (mcts)")
     distinct: bool = Field(
         True,

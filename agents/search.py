@@ -26,8 +26,9 @@ class Plan:
 
 @dataclass(frozen=True)
 class Settings:
-    """``width`` places are continued at once by ``proposals`` each; lines have up to ``depth`` steps; ``exploration``
-    is the constant c of UCT."""
+    """``width`` places are continued at once by ``proposals`` each, the question alone by as many as all of them
+    together: a search whose first steps are all wrong has nothing to choose from. Lines have up to ``depth`` steps;
+    ``exploration`` is the constant c of UCT."""
 
     width: int = 1
     proposals: int = 1
@@ -41,14 +42,14 @@ Strategy = Callable[[Tree, Settings], Plan]
 def sample(tree: Tree, settings: Settings) -> Plan:
     """Independent lines: ``width`` times ``proposals`` first steps, each continued by one step a time."""
     if not tree:
-        return Plan([(None, settings.width * settings.proposals)])
+        return _first(settings)
     return Plan([(place, 1) for place in _open(tree, settings)])
 
 
 def beam(tree: Tree, settings: Settings) -> Plan:
     """The ``width`` best of the newest depth; the others of that depth are given up (ToT's breadth-first search)."""
     if not tree:
-        return Plan([(None, settings.proposals)])
+        return _first(settings)
     leaves = _open(tree, settings)
     newest = max((depth(tree, leaf) for leaf in leaves), default=0)
     ranked = _best([leaf for leaf in leaves if depth(tree, leaf) == newest], tree)
@@ -59,14 +60,14 @@ def beam(tree: Tree, settings: Settings) -> Plan:
 def best_first(tree: Tree, settings: Settings) -> Plan:
     """The ``width`` best of all thoughts that nobody has continued, whatever their depth (Pearl 1984)."""
     if not tree:
-        return Plan([(None, settings.proposals)])
+        return _first(settings)
     return Plan([(leaf, settings.proposals) for leaf in _best(_open(tree, settings), tree)[: settings.width]])
 
 
 def dfs(tree: Tree, settings: Settings) -> Plan:
     """The best of the deepest thoughts; where a line ends, its best sibling: backtracking (ToT, algorithm 2)."""
     if not tree:
-        return Plan([(None, settings.proposals)])
+        return _first(settings)
     ranked = sorted(_best(_open(tree, settings), tree), key=lambda leaf: -depth(tree, leaf))
     return Plan([(leaf, settings.proposals) for leaf in ranked[: settings.width]])
 
@@ -80,7 +81,7 @@ def mcts(tree: Tree, settings: Settings) -> Plan:
     as visited before the next is picked (virtual loss). Lines that are over are not entered again.
     """
     if not tree:
-        return Plan([(None, settings.proposals)])
+        return _first(settings)
     below = children(tree)
     values = _scaled(tree)
     visits = {place: float(n) for place, n in visits_of(tree).items()}
@@ -124,6 +125,10 @@ def within(plan: Plan, proposals: float) -> Plan:
             kept.append((place, count))
             proposals -= count
     return Plan(kept, plan.prune)
+
+
+def _first(settings: Settings) -> Plan:
+    return Plan([(None, settings.width * settings.proposals)])
 
 
 # -- the tree ---------------------------------------------------------------------------------------------

@@ -116,3 +116,8 @@ def test_a_perfect_scorer_goes_straight(strategy: str) -> None:
 def test_a_budget_cuts_a_plan() -> None:
     plan = beam(tree(thought("a", None, 0.1), thought("b", None, 0.9)), Settings(width=2, proposals=4, depth=3))
     assert within(plan, 6).expand == [("b", 4), ("a", 2)] and within(plan, 0).expand == []
+
+
+@pytest.mark.parametrize("strategy", sorted(STRATEGIES))
+def test_the_question_is_continued_as_a_whole_round(strategy: str) -> None:
+    assert STRATEGIES[strategy]({}, Settings(width=3, proposals=4)).expand == [(None, 12)]
