@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -13,24 +13,34 @@ from alignment.backbone import Backbone
 from alignment.batch import pad, token_logprobs
 from alignment.decoding import prefill
 from alignment.flight import Usage
+from alignment.prefix_tree import knows, last_states
 
 SCORE_ROWS = 32  # rows per forward
 
 
 def scores(backbone: Backbone, rows: Sequence[list[int]], role: str, usage: Usage) -> list[float]:
-    """The scalar of ``role`` at the last token of each row of ids; ``usage`` counts what went through the model."""
-    order = sorted(range(len(rows)), key=lambda i: rows[i])  # neighbours share a prefix
-    found = [0.0] * len(rows)
+    """The scalar of ``role`` at the last token of each row of ids; ``usage`` counts what went through the model. Rows
+    that are the same are computed once."""
+    distinct = list(dict.fromkeys(map(tuple, rows)))
+    found: dict[tuple[int, ...], float] = {}
+    read = last_states if knows(backbone) else _padded
     with backbone.role(role), torch.no_grad():
-        for start in range(0, len(order), SCORE_ROWS):
-            chunk = order[start : start + SCORE_ROWS]
-            hidden, mask, _ = prefill(backbone, [rows[i] for i in chunk], left=False)
-            skipped = mask.shape[1] - hidden.shape[1]
-            usage.scored += int(mask.sum()) - skipped * (len(chunk) - 1)
-            last = hidden[torch.arange(len(chunk)), mask.sum(-1) - 1 - skipped]
-            for i, value in zip(chunk, backbone.scalar(role, last).tolist(), strict=True):
-                found[i] = value
-    return found
+        for numbers, states, count in read(backbone, distinct):
+            usage.scored += count
+            values = backbone.scalar(role, states).tolist()
+            found |= {distinct[i]: value for i, value in zip(numbers, values, strict=True)}
+    return [found[tuple(row)] for row in rows]
+
+
+def _padded(backbone: Backbone, rows: Sequence[tuple[int, ...]]) -> Iterator[tuple[list[int], Tensor, int]]:
+    """As ``last_states``, for any model: some rows at a time, padded, what all of them begin with computed once."""
+    order = sorted(range(len(rows)), key=lambda i: rows[i])  # neighbours share a prefix
+    for start in range(0, len(order), SCORE_ROWS):
+        chunk = order[start : start + SCORE_ROWS]
+        hidden, mask, _ = prefill(backbone, [list(rows[i]) for i in chunk], left=False)
+        skipped = mask.shape[1] - hidden.shape[1]
+        last = hidden[torch.arange(len(chunk)), mask.sum(-1) - 1 - skipped]
+        yield chunk, last, int(mask.sum()) - skipped * (len(chunk) - 1)
 
 
 def logprobs(

@@ -206,10 +206,7 @@ def test_what_was_computed_in_tokens_and_operations(engine: Engine) -> None:
     responses = ["10 - 4 = 6", "10", "7 + 7"]
     engine.score([PROMPTS[0]] * 3, responses)
     rows = [encode_scored(backbone.chat, PROMPTS[0], response) for response in responses]
-    shared = min(map(len, rows)) - 1
-    while len({tuple(row[:shared]) for row in rows}) > 1:
-        shared -= 1
-    assert engine.usage.scored - scored == shared + sum(len(row) - shared for row in rows)
+    assert engine.usage.scored - scored == len({tuple(row[: i + 1]) for row in rows for i in range(len(row))})
     before_writing = engine.flops
     assert before_writing - before == 2 * each * (engine.usage.scored - scored)
     [done] = engine.generate([Request(PROMPTS[1], role="sft", max_tokens=5, temperature=1.0)])

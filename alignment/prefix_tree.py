@@ -1,0 +1,117 @@
+"""Rows of tokens as one tree of prefixes: what rows share is computed once, and nothing is padded.
+
+Rows are walked in lexicographic order, so that the tree's nodes come one after the other, and packed into chunks of new
+tokens. A token sees its ancestors alone: those of its own chunk by a mask, those of earlier chunks in a cache that
+holds one path of the tree at a time, from the root to where the walk stands. Memory is that of one row and one chunk,
+however large the tree. The mask is that of tree attention (SpecInfer, arXiv 2305.09781, section 4.2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from alignment.backbone import Backbone
+
+ROOM = 512  # new tokens of a chunk
+
+
+class Chunk(NamedTuple):
+    """``keep``: places of the cache, as the last chunk left it, that are the path to this chunk, in their order; K of
+    them. ``ids``: its T new tokens; ``positions``: their places in their rows; ``seen`` bool [T, K + T]: what each
+    sees. ``ends``: the number of each row that ends here, and where among the T."""
+
+    keep: list[int]
+    ids: list[int]
+    positions: list[int]
+    seen: np.ndarray
+    ends: list[tuple[int, int]]
+
+
+def knows(backbone: Backbone) -> bool:
+    """Whether the model's attention takes a mask of its own for every token, and sees all of it in every layer."""
+    config = backbone.causal_lm.get_decoder().config
+    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+    # models from before layer_types may say it by a window alone
+    window = getattr(config, "sliding_window", None) if not getattr(config, "layer_types", None) else None
+    implementation = getattr(config, "_attn_implementation", None)
+    return implementation in ("eager", "sdpa") and kinds == {"full_attention"} and window is None
+
+
+def last_states(backbone: Backbone, rows: Sequence[tuple[int, ...]]) -> Iterator[tuple[list[int], Tensor, int]]:
+    """Hidden states at the last token of each row, under the role that is entered: a chunk at a time the numbers of
+    rows that end in it, their states [N, H], and how many tokens were computed."""
+    decoder, device = backbone.causal_lm.get_decoder(), backbone.device
+    cache = DynamicCache(config=decoder.config)
+    for chunk in chunks(rows, ROOM):
+        if cache.get_seq_length():
+            _keep(cache, chunk.keep)
+        seen = torch.from_numpy(chunk.seen).to(device)
+        hidden = decoder(
+            input_ids=torch.tensor([chunk.ids], device=device),
+            position_ids=torch.tensor([chunk.positions], device=device),
+            attention_mask=_added(seen, decoder.dtype)[None, None],
+            past_key_values=cache,
+            use_cache=True,
+        ).last_hidden_state[0]
+        yield [number for number, _ in chunk.ends], hidden[[place for _, place in chunk.ends]], len(chunk.ids)
+
+
+def _keep(cache: DynamicCache, places: list[int]) -> None:
+    for layer in cache.layers:
+        wanted = torch.tensor(places, dtype=torch.long, device=layer.keys.device)
+        layer.keys, layer.values = (part.index_select(-2, wanted) for part in (layer.keys, layer.values))
+
+
+def _added(seen: Tensor, dtype: torch.dtype) -> Tensor:
+    """What attention adds to its scores: 0 where a token sees, the least number where not."""
+    return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, torch.finfo(dtype).min)
+
+
+def chunks(rows: Sequence[tuple[int, ...]], room: int) -> Iterator[Chunk]:
+    """The tree of ``rows``, none of them empty or twice the same, in chunks of at most ``room`` new tokens."""
+    keep: list[int] = []
+    path: list[int] = []  # places in cache and chunk of the tokens from the root to where the walk stands
+    new: list[tuple[int, int]] = []  # (token, position)
+    runs: list[tuple[int, int, list[int]]] = []  # new tokens in a row: from, to, and what they all see
+    ends: list[tuple[int, int]] = []
+    before: tuple[int, ...] = ()
+    for number in sorted(range(len(rows)), key=lambda i: rows[i]):
+        row = rows[number]
+        done = _shared(before, row)
+        del path[done:]
+        while done < len(row):
+            if len(new) == room:
+                yield _chunk(keep, new, runs, ends)
+                keep, path, new, runs, ends = path, list(range(len(path))), [], [], []
+            take = row[done : done + room - len(new)]
+            runs.append((len(new), len(new) + len(take), list(path)))
+            path += range(len(keep) + len(new), len(keep) + len(new) + len(take))
+            new += zip(take, range(done, done + len(take)), strict=True)
+            done += len(take)
+        ends.append((number, len(new) - 1))
+        before = row
+    if new:
+        yield _chunk(keep, new, runs, ends)
+
+
+def _chunk(
+    keep: list[int],
+    new: list[tuple[int, int]],
+    runs: list[tuple[int, int, list[int]]],
+    ends: list[tuple[int, int]],
+) -> Chunk:
+    seen = np.zeros((len(new), len(keep) + len(new)), dtype=bool)
+    for start, end, path in runs:
+        seen[start:end, path] = True
+        seen[start:end, len(keep) + start : len(keep) + end] = np.tri(end - start, dtype=bool)
+    return Chunk(keep, [token for token, _ in new], [position for _, position in new], seen, ends)
+
+
+def _shared(a: Sequence[int], b: Sequence[int]) -> int:
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
