@@ -10,7 +10,7 @@ from alignment.batch import encode_scored
 from alignment.chat_format import ChatFormat
 from alignment.config import RewardConfig
 from alignment.errors import UsageError
-from alignment.rows import NAMED, fit_lengths, place_of, refuse_other_kind, sides_of
+from alignment.rows import NAMED, fit_lengths, place_of, refuse_other_kind, texts_of
 
 Row = dict[str, Any]
 MARGINS = {"margin_ranking": 1.0, "bradley_terry": 0.0}
@@ -18,10 +18,10 @@ MARGINS = {"margin_ranking": 1.0, "bradley_terry": 0.0}
 
 @dataclass(frozen=True)
 class Example:
-    """A pair (ids of chosen and of rejected, its margin), or one text with its score."""
+    """A pair (ids of chosen and of rejected; its margin), or the texts of one prompt (their scores)."""
 
     texts: tuple[list[int], ...]
-    target: float
+    targets: tuple[float, ...]
 
     @property
     def tokens(self) -> int:
@@ -35,8 +35,7 @@ def encode(chat: ChatFormat, rows: Sequence[Row], config: RewardConfig, kind: st
     are the same; one that is so once it is cut is left out. ``kind`` says which rows these are ("training").
     """
     refuse_other_kind(config, rows, kind)
-    sides = sides_of(config)
-    ids = {id(row): [encode_scored(chat, row["prompt"], row[side]) for side in sides] for row in rows}
+    ids = {id(row): [encode_scored(chat, row["prompt"], text) for text in texts_of(row, config)] for row in rows}
     tokens = [max(map(len, ids[id(row)])) for row in rows]
     kept, notes = fit_lengths(rows, tokens, config.max_length, config.long_rows, "reward", kind)
     examples, same = [], []
@@ -44,22 +43,23 @@ def encode(chat: ChatFormat, rows: Sequence[Row], config: RewardConfig, kind: st
         texts = ids[id(row)]
         over = max(map(len, texts)) - config.max_length
         if over > 0:  # the same beginning is missing on both sides
-            texts = [encode_scored(chat, row["prompt"], row[side], over)[: config.max_length] for side in sides]
-        if len(texts) == 2 and texts[0] == texts[1]:
+            sides = texts_of(row, config)
+            texts = [encode_scored(chat, row["prompt"], text, over)[: config.max_length] for text in sides]
+        if config.loss != "regression" and texts[0] == texts[1]:
             place = place_of(row, number, kind)
             if over <= 0:
                 raise UsageError(f"{place}: chosen and rejected are the same; drop the row")
             same.append(place)
             continue
-        examples.append(Example(tuple(texts), _target(row, config)))
+        examples.append(Example(tuple(texts), _targets(row, config)))
     if same:
         named = ", ".join(same[:NAMED]) + (f", and {len(same) - NAMED} more" if len(same) > NAMED else "")
         notes.append(f"{len(same)} {kind} rows left out, whose chosen and rejected are the same once cut ({named})")
     return examples, notes
 
 
-def _target(row: Row, config: RewardConfig) -> float:
+def _targets(row: Row, config: RewardConfig) -> tuple[float, ...]:
     if config.loss == "regression":
-        return float(row["score"])
+        return tuple(map(float, row["scores"] if "scores" in row else [row["score"]]))
     margin = MARGINS[config.loss] if config.margin is None else config.margin
-    return float(margin if row.get("margin") is None else row["margin"])
+    return (float(margin if row.get("margin") is None else row["margin"]),)

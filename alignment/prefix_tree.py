@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from alignment.backbone import Backbone
+from alignment.batch import width_of
 
 ROOM = 512  # new tokens of a chunk
 
@@ -60,6 +61,40 @@ def last_states(backbone: Backbone, rows: Sequence[tuple[int, ...]]) -> Iterator
             use_cache=True,
         ).last_hidden_state[0]
         yield [number for number, _ in chunk.ends], hidden[[place for _, place in chunk.ends]], len(chunk.ids)
+
+
+def size(texts: Sequence[Sequence[int]]) -> int:
+    """Tokens of the tree that ``texts`` form."""
+    rows = sorted(map(tuple, texts))
+    return sum(len(row) - _shared(before, row) for before, row in zip([(), *rows], rows, strict=False))
+
+
+def ends_of(backbone: Backbone, groups: Sequence[Sequence[Sequence[int]]]) -> Tensor:
+    """Hidden states [N, H] at the last token of every text, one group after the other, under the role that is entered:
+    each group is one sequence, the tree of its texts, padded to the longest. With gradients, where they are wanted."""
+    rows = [list(dict.fromkeys(map(tuple, texts))) for texts in groups]
+    trees = [next(chunks(own, sum(map(len, own)))) for own in rows]
+    width = width_of(max(len(tree.ids) for tree in trees))
+    ids = torch.full((len(trees), width), backbone.chat.pad_id)
+    positions = torch.zeros((len(trees), width), dtype=torch.long)
+    seen = torch.eye(width, dtype=torch.bool).repeat(len(trees), 1, 1)  # padding sees itself, or softmax has nothing
+    places: list[tuple[int, int]] = []
+    for i, (tree, own, texts) in enumerate(zip(trees, rows, groups, strict=True)):
+        count = len(tree.ids)
+        ids[i, :count] = torch.tensor(tree.ids)
+        positions[i, :count] = torch.tensor(tree.positions)
+        seen[i, :count, :count] = torch.from_numpy(tree.seen)
+        ends = {own[number]: place for number, place in tree.ends}
+        places += [(i, ends[tuple(text)]) for text in texts]
+    decoder, device = backbone.causal_lm.get_decoder(), backbone.device
+    hidden = decoder(
+        input_ids=ids.to(device),
+        position_ids=positions.to(device),
+        attention_mask=_added(seen.to(device), decoder.dtype)[:, None],
+        use_cache=False,
+    ).last_hidden_state
+    numbers, at = zip(*places, strict=True)
+    return hidden[list(numbers), list(at)]
 
 
 def _keep(cache: DynamicCache, places: list[int]) -> None:

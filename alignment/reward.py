@@ -11,18 +11,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
-from alignment import checkpoint
+from alignment import checkpoint, prefix_tree
 from alignment.adapter_files import save_role
 from alignment.backbone import Backbone
 from alignment.batch import encode_scored, pad
 from alignment.config import RewardConfig
 from alignment.failures import refuse_nan
+from alignment.flight import Usage
 from alignment.losses import bradley_terry_loss, centring_penalty, margin_ranking_loss, regression_loss
 from alignment.preferences import Example, Row, encode
 from alignment.reward_metrics import pair_results, score_results
 from alignment.run_dir import Report, RunDir, StageLog
 from alignment.schedule import adamw, length_grouped, set_learning_rate
 from alignment.scoring import Prompt
+from alignment.text_scores import scores
 
 Scale = tuple[float, float]  # gain and bias
 Samples = Callable[[], tuple[Sequence[Prompt], Sequence[str]]]
@@ -43,8 +45,10 @@ def train_reward(
     """Trains the ``reward`` adapter and head, or goes on from the last checkpoint; writes ``adapters/reward``.
 
     Rows are pairs ``{"prompt", "chosen", "rejected"}`` with an optional ``"margin"``, or, for the regression loss,
-    ``{"prompt", "response", "score"}``. ``reference`` gives prompts and samples of the SFT model, the texts on which
-    ``normalize: reference`` gives rewards mean 0 and standard deviation 1; it must give the same ones every time.
+    ``{"prompt", "response", "score"}``, or ``{"prompt", "responses", "scores"}`` with many texts of one prompt, which
+    are computed as a tree: what they share, once. ``reference`` gives prompts and samples of the SFT model, the texts
+    on which ``normalize: reference`` gives rewards mean 0 and standard deviation 1; it must give the same ones every
+    time.
     """
     examples, notes = encode(backbone.chat, rows, config, "training")
     held_out, more = encode(backbone.chat, validation, config, "held-out")
@@ -98,19 +102,19 @@ def evaluate_reward(
     """Fits the scale of the head as ``config.normalize`` says; returns the figures of ``reward_metrics`` on held-out
     examples. ``unit`` is the gain and bias from the head's own output to the unit of the scores (regression)."""
     backbone.scales["reward"] = (1.0, 0.0)
-    size = 2 * config.batch_size
-    raw = _score_all(backbone, [text for example in examples for text in example.texts], size)
+    raw = scores(backbone, [text for example in examples for text in example.texts], "reward", Usage())
     texts = raw
     if config.normalize == "reference":
         if reference is None:
             raise ValueError("normalize: reference needs samples of the SFT model")
         samples = [encode_scored(backbone.chat, p, r) for p, r in zip(*reference(), strict=True)]
-        texts = _score_all(backbone, samples, size)
+        texts = scores(backbone, samples, "reward", Usage())
     gain, bias = backbone.scales["reward"] = unit if config.normalize == "none" else _standard(texts)
     lengths = [len(text) for example in examples for text in example.texts]
     if config.loss == "regression":
         predicted = [unit[0] * score + unit[1] for score in raw]  # in the unit of the scores, whatever the scale
-        results = score_results(predicted, [e.target for e in examples], lengths, constant=unit[1])
+        targets = [target for example in examples for target in example.targets]
+        results = score_results(predicted, targets, lengths, constant=unit[1])
     else:
         rewards = [gain * score + bias for score in raw]
         results = pair_results(rewards[::2], rewards[1::2], lengths[::2] + lengths[1::2])
@@ -130,8 +134,8 @@ def _unit(examples: Sequence[Example], config: RewardConfig) -> Scale:
     """Regression learns scores less their mean, over their deviation: one learning rate then suits every unit."""
     if config.loss != "regression":
         return (1.0, 0.0)
-    scores = [example.target for example in examples]
-    return (statistics.pstdev(scores) or 1.0, statistics.fmean(scores))
+    targets = [target for example in examples for target in example.targets]
+    return (statistics.pstdev(targets) or 1.0, statistics.fmean(targets))
 
 
 def _update(
@@ -142,12 +146,11 @@ def _update(
     unit: Scale,
     step: int,
 ) -> tuple[dict[str, float], int]:
-    targets = torch.tensor([(example.target - unit[1]) / unit[0] for example in batch], device=backbone.device)
+    wanted = [(target - unit[1]) / unit[0] for example in batch for target in example.targets]
+    targets = torch.tensor(wanted, device=backbone.device)
     with backbone.role("reward", train=True, checkpointing=config.gradient_checkpointing):
-        # all first texts, then all second ones
-        texts = [example.texts[side] for side in range(len(batch[0].texts)) for example in batch]
-        scores = _score(backbone, texts).view(-1, len(batch))
-        loss, metrics = _loss(scores, targets, config)
+        found = _score(backbone, [example.texts for example in batch], tree=config.loss == "regression")
+        loss, metrics = _loss(found.view(len(targets), -1).t(), targets, config)
         loss.backward()
         grad_norm = clip_grad_norm_(backbone.parameters("reward"), 1.0)
         refuse_nan("reward", step, loss.item(), grad_norm.item())
@@ -175,20 +178,11 @@ def _loss(scores: Tensor, targets: Tensor, config: RewardConfig) -> tuple[Tensor
     }
 
 
-def _score(backbone: Backbone, texts: Sequence[list[int]]) -> Tensor:
-    """float32 [N]: the head read at each text's last token, under the role that is entered."""
-    ids, mask = pad(texts, backbone.chat.pad_id, rounded=True)
+def _score(backbone: Backbone, groups: Sequence[Sequence[list[int]]], tree: bool) -> Tensor:
+    """float32 [N]: the head read at the last token of every text, one group after the other, under the role that is
+    entered. ``tree``: the texts of a group, where there are several, are one sequence in which they share prefixes."""
+    if tree and any(len(texts) > 1 for texts in groups) and prefix_tree.knows(backbone):
+        return backbone.scalar("reward", prefix_tree.ends_of(backbone, groups))
+    ids, mask = pad([text for texts in groups for text in texts], backbone.chat.pad_id, rounded=True)
     hidden = backbone.hidden(ids, mask).last_hidden_state
-    return backbone.scalar("reward", hidden[torch.arange(len(texts)), mask.sum(-1) - 1])
-
-
-def _score_all(backbone: Backbone, texts: Sequence[list[int]], size: int) -> list[float]:
-    """The scores of texts, ``size`` at a time; neighbours in length share a batch."""
-    order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
-    found = [0.0] * len(texts)
-    with backbone.role("reward"), torch.no_grad():
-        for start in range(0, len(order), size):
-            chunk = order[start : start + size]
-            for i, score in zip(chunk, _score(backbone, [texts[i] for i in chunk]).tolist(), strict=True):
-                found[i] = score
-    return found
+    return backbone.scalar("reward", hidden[torch.arange(len(ids)), mask.sum(-1) - 1])

@@ -40,9 +40,12 @@ def fit_lengths(
     return kept, [f"{said} and were {'left out' if choice == 'skip' else 'cut'} ({named})"]
 
 
-def sides_of(config: RewardConfig) -> tuple[str, ...]:
-    """The texts of a row that the loss of ``config`` reads."""
-    return ("response",) if config.loss == "regression" else ("chosen", "rejected")
+def texts_of(row: Row, config: RewardConfig) -> list[str]:
+    """The texts of a row that the loss of ``config`` reads: chosen and rejected, or those with a score. Raises KeyError
+    where they are not there."""
+    if config.loss != "regression":
+        return [row["chosen"], row["rejected"]]
+    return list(row["responses"]) if "responses" in row else [row["response"]]
 
 
 def refuse_other_kind(config: RewardConfig, rows: Sequence[Row], kind: str = "preference") -> None:
@@ -50,7 +53,9 @@ def refuse_other_kind(config: RewardConfig, rows: Sequence[Row], kind: str = "pr
     if not rows:
         raise UsageError("the reward model has no rows to learn from; give data.pairs, or a reward.function")
     for number, row in enumerate(rows, 1):
-        if isinstance(row, dict) and not all(side in row for side in sides_of(config)):
+        own = {"response", "responses"} if config.loss == "regression" else {"chosen", "rejected"}
+        found = own & row.keys()
+        if not found or (config.loss != "regression" and found != own):
             wants, has, other = "pairs of chosen and rejected", "a score", "regression"
             if config.loss == "regression":
                 wants, has, other = "scored texts", "a pair", "bradley_terry or margin_ranking"

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from alignment import prefix_tree
 from alignment.batch import encode_completion, encode_rows, width_of
 from alignment.chat_format import ChatFormat
 from alignment.estimate import (
@@ -37,7 +38,8 @@ class Lengths:
     """Tokens of the recipe's rows: what a stage computes depends on nothing else of them."""
 
     sft: dict[str, list[tuple[int, int]]]  # of a split: tokens, tokens with a loss
-    reward: dict[str, list[tuple[int, ...]]]  # of a split: tokens of each text of an example; empty where untrained
+    # of a split: tokens of each text of an example, or of their tree; empty where untrained
+    reward: dict[str, list[tuple[int, ...]]]
     prompts: list[int]  # tokens of the prompts that the policy answers
 
 
@@ -55,12 +57,16 @@ def read_lengths(recipe: Recipe, base: Path) -> Lengths:
         sft[split] = [(len(row["input_ids"]), sum(label != -100 for label in row["labels"])) for row in encoded]
     pairs = data.pairs if trains_reward(recipe) else {"train": [], "validation": []}
     reward = {
-        split: [tuple(map(len, example.texts)) for example in encode(chat, rows, recipe.reward, split)[0]]
+        split: [_texts(example.texts, recipe) for example in encode(chat, rows, recipe.reward, split)[0]]
         for split, rows in pairs.items()
         if rows
     }
     prompts = [len(chat.prompt_ids(row["prompt"])) for row in data.prompts["train"]] if trains_policy(recipe) else []
     return Lengths(sft, reward, prompts)
+
+
+def _texts(texts: Sequence[list[int]], recipe: Recipe) -> tuple[int, ...]:
+    return (prefix_tree.size(texts),) if recipe.reward.loss == "regression" else tuple(map(len, texts))
 
 
 def trains_policy(recipe: Recipe) -> bool:

@@ -19,6 +19,8 @@ from graphs.tasks import Row
 NUMBER = r"-?[0-9]+(?:/[0-9]+)?"
 STEP = rf"{NUMBER} [-+*/] {NUMBER} = {NUMBER} \(left: {NUMBER}(?: {NUMBER})*\)"
 LEAVE = "LEAVE: "
+JUDGED = {4: 8, 3: 5, 2: 3}  # steps that are judged after a place, by how many numbers are left there
+FOLLOWED = 2  # of those that keep the target reachable, after which more are judged
 
 State = tuple[Fraction, ...]  # the numbers left: those not yet used in their order, then the last result
 
@@ -222,28 +224,42 @@ def pair(rng: random.Random, start: State, game: Game) -> Row:
 
 
 def judged(rng: random.Random, start: State, game: Game) -> Row:
-    """``response``: some steps, and their ``score``: 1 where they are legal and the target can still be reached, or 0.
-    Most faults come after no step, since first steps are the hardest to judge; of seven rows three are good, in three
-    a step loses the target, and in one it is not legal. After a fault some lines go on as if there were none."""
-    lines: list[str] = []
-    state = start
-    for _ in range(rng.choices(range(len(start) - 1), [0.55, 0.3, 0.15, 0.1][: len(start) - 1])[0]):
-        text, state = rng.choice(plain_moves(state, True, game))
-        lines.append(text)
-    good, dead = plain_moves(state, True, game), plain_moves(state, False, game)
-    kind = rng.randrange(7)
-    if kind == 0:
-        text = illegal(rng, state, rng.choice(good)[0], game)
-        lines, state = [*lines, text], parse_step(text)[4]
-    elif kind < 4 and dead:
-        text, state = rng.choice(dead)
-        lines.append(text)
+    """``responses``: beginnings of lines from ``start``, which share their first steps, and their ``scores``: 1 where
+    all steps are legal and the target can still be reached, or 0. After a place some steps keep the target reachable,
+    some lose it, and one is not legal; lines go on after some of the first kind, and some after a fault as if there
+    were none."""
+    found: dict[str, float] = {}
+
+    def grow(lines: list[str], state: State) -> None:
+        steps = _steps(rng, state, JUDGED[len(state)], game)
+        rng.shuffle(steps)
+        found.update({"\n".join([*lines, text]): float(sound) for text, _, sound in steps})
+        if len(state) == 2:
+            return
+        for text, left, _ in [step for step in steps if step[2]][:FOLLOWED]:
+            grow([*lines, text], left)
+        for text, left, _ in [step for step in steps if not step[2]][:1]:
+            after = [*lines, text]
+            while len(left) > 1:
+                text, left = rng.choice(plain_moves(left, True, game) + plain_moves(left, False, game))
+                found["\n".join(after := [*after, text])] = 0.0
+
+    grow([], start)
+    return {"responses": list(found), "scores": list(found.values())}
+
+
+def _steps(rng: random.Random, state: State, count: int, game: Game) -> list[tuple[str, State, bool]]:
+    """Different steps from ``state``, what is left after each, and whether it is legal and keeps the target reachable:
+    half of them are, as far as there are such, and the last one is not legal."""
+    good, bad = plain_moves(state, True, game), plain_moves(state, False, game)
+    steps = [(*step, True) for step in rng.sample(good, min(len(good), count // 2))]
+    steps += [(*step, False) for step in rng.sample(bad, min(len(bad), count - 1 - len(steps)))]
+    if bad and len(state) == 2 and rng.random() < 0.5:  # it says that it reaches the target
+        a, op, b, _, _ = parse_step(rng.choice(bad)[0])
+        wrong = step_text(a, op, b, game.target, (game.target,))
     else:
-        return {"response": "\n".join([*lines, rng.choice(good)[0]]), "score": 1.0}
-    while len(state) > 1 and rng.random() < 0.3:
-        text, state = rng.choice(plain_moves(state, True, game) + plain_moves(state, False, game))
-        lines.append(text)
-    return {"response": "\n".join(lines), "score": 0.0}
+        wrong = illegal(rng, state, rng.choice(good or bad)[0], game)
+    return [*steps, (wrong, parse_step(wrong)[4], False)]
 
 
 def illegal(rng: random.Random, state: State, good: str, game: Game) -> str:

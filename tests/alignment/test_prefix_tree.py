@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from alignment import prefix_tree, text_scores
 from alignment.backbone import Backbone
+from alignment.batch import pad
 from alignment.config import BackboneConfig
 from alignment.flight import Usage
 from alignment.prefix_tree import chunks
@@ -68,3 +69,28 @@ def test_scores_are_those_of_rows_alone(backbone: Backbone, data: st.DataObject)
         assert found == pytest.approx([*alone, alone[0]], abs=1e-5)
         patch.setattr(text_scores, "knows", lambda _: False)  # a model whose attention is not known
         assert text_scores.scores(backbone, rows, "reward", Usage()) == pytest.approx(alone, abs=1e-5)
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.lists(st.lists(st.lists(st.integers(1, 3), min_size=1, max_size=9), min_size=1, max_size=8), min_size=1))
+def test_trees_have_the_states_and_gradients_of_padded_texts(backbone: Backbone, groups: list[list[list[int]]]) -> None:
+    texts = [text for group in groups for text in group]
+    ids, mask = pad(texts, 0)
+
+    def padded() -> torch.Tensor:
+        return backbone.hidden(ids, mask).last_hidden_state[torch.arange(len(texts)), mask.sum(-1) - 1]
+
+    found = []
+    with backbone.role("reward", train=True):
+        parameters = backbone.parameters("reward")
+        for states in (padded(), prefix_tree.ends_of(backbone, groups)):
+            loss = (backbone.scalar("reward", states) * torch.linspace(-1, 1, len(texts))).mean()
+            found.append([states.detach(), *torch.autograd.grad(loss, parameters)])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-3)
+
+
+@given(st.lists(ROWS.map(lambda rows: rows + rows[:1]), min_size=1))
+def test_the_size_of_a_tree(groups: list[list[tuple[int, ...]]]) -> None:
+    for rows in groups:
+        assert prefix_tree.size(rows) == len({row[: i + 1] for row in rows for i in range(len(row))})

@@ -135,7 +135,7 @@ def test_the_loss_curve_is_that_of_trl(tiny_model: Path, tmp_path: Path) -> None
             report_to=[],
         ),
         train_dataset=Dataset.from_list(
-            [{"chosen_ids": e.texts[0], "rejected_ids": e.texts[1], "margin": e.target} for e in in_order]
+            [{"chosen_ids": e.texts[0], "rejected_ids": e.texts[1], "margin": e.targets[0]} for e in in_order]
         ),
         processing_class=backbone.tokenizer,
     )
@@ -231,6 +231,18 @@ def test_regression_learns_scores_in_their_own_unit(tiny_model: Path, tmp_path: 
     with Engine(backbone) as engine:
         rewards = engine.score([[]] * 4, [row["response"] for row in scored(4)])
     assert rewards == pytest.approx([100, 110, 120, 130], abs=10)
+
+
+def test_texts_of_one_row_are_learned_as_rows_of_their_own(tiny_model: Path, tmp_path: Path) -> None:
+    texts = ("4 7 8 8", "4 7 8 7", "4 7 7 8", "8 7 7 8")  # of one length, or batches of rows would hold one four times
+    rows = [{"prompt": user("fox"), "response": text, "score": float(i)} for i, text in enumerate(texts)]
+    together = {key: [row[of] for row in rows] for key, of in (("responses", "response"), ("scores", "score"))}
+    losses = []
+    for given, size in ((rows, 4), ([{"prompt": user("fox"), **together}], 1)):
+        run = run_in(tmp_path / str(size))
+        train(tiny_model, run, RewardConfig(loss="regression", **QUICK | {"batch_size": size}), given)
+        losses.append([row["loss"] for row in run.metrics()] + [run.results("reward")["mae"]["value"]])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
 
 
 def test_reference_samples_have_mean_zero_and_deviation_one(tiny_model: Path, tmp_path: Path) -> None:
@@ -333,9 +345,9 @@ def test_the_run_says_what_was_cut(tiny_model: Path, tmp_path: Path) -> None:
 def test_per_pair_margins_reach_the_loss(tiny_model: Path) -> None:
     chat = backbone_of(tiny_model).chat
     rows = [row | extra for row, extra in zip(pairs(3), ({"margin": 3}, {"margin": None}, {}), strict=True)]
-    assert [e.target for e in encode(chat, rows, RewardConfig(), "")[0]] == [3, 1, 1]
-    assert [e.target for e in encode(chat, rows, RewardConfig(loss="bradley_terry"), "")[0]] == [3, 0, 0]
-    assert [e.target for e in encode(chat, rows, RewardConfig(margin=0.5), "")[0]] == [3, 0.5, 0.5]
+    assert [e.targets[0] for e in encode(chat, rows, RewardConfig(), "")[0]] == [3, 1, 1]
+    assert [e.targets[0] for e in encode(chat, rows, RewardConfig(loss="bradley_terry"), "")[0]] == [3, 0, 0]
+    assert [e.targets[0] for e in encode(chat, rows, RewardConfig(margin=0.5), "")[0]] == [3, 0.5, 0.5]
 
 
 def test_a_checkpoint_holds_what_training_needs(tiny_model: Path, tmp_path: Path) -> None:

@@ -78,7 +78,8 @@ def test_an_impossible_threshold_takes_every_turn_and_the_best_is_the_answer(eng
     assert len(turns) == 4 and len({t["text"] for t in turns}) > 1 and not any(t["accepted"] for t in turns)
     prompt = game24.prompt("4 7 8 8")
     for role, key in (("reward", "score"), ("value", "value")):
-        assert engine.score([prompt] * 4, [t["text"] for t in turns], role) == pytest.approx([t[key] for t in turns])
+        together = engine.score([prompt] * 4, [t["text"] for t in turns], role)
+        assert together == pytest.approx([t[key] for t in turns], abs=1e-5)  # float32, in another batch
     best = max(turns, key=lambda t: t["score"])
     assert result["answer"] == best["text"] and not result["accepted"]
     [note] = result["notes"]
