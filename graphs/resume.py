@@ -14,18 +14,21 @@ from graphs.recipe import Recipe
 # sections that decide what is trained and measured: a run goes on only with the same ones
 FIXED = ("seed", "task", "data", "backbone", "sft", "reward", "ppo", "evaluate")
 TRAINING = ("sft", "reward", "ppo")
+STAGES = (*TRAINING, "evaluate")  # each of which has a section of its name
 
 
 def prepare_resume(run: RunDir, recipe: Recipe) -> None:
     """Raises UsageError where the run was made with another recipe.
 
-    The section of the stage that failed may be another one, since that is how a failure is mended: the stage then
-    begins again, with what was finished before it.
+    The section of a stage that has not begun may be another one. So may that of the stage that failed, since that is
+    how a failure is mended: the stage then begins again, with what was finished before it.
     """
     # a run of an earlier version lacks keys that have come since: they had their defaults
     before, now = Recipe.model_validate(run.config()).model_dump(mode="json"), recipe.model_dump(mode="json")
     failed = _failed(run)
-    changed = {section: list(_differences(before.get(section), now[section], section)) for section in FIXED}
+    begun = run.status()["stages"]
+    fixed = [section for section in FIXED if section not in STAGES or section in begun]
+    changed = {section: list(_differences(before.get(section), now[section], section)) for section in fixed}
     if _gold_changed(run, recipe):
         if failed != "ppo":
             raise UsageError(
@@ -39,7 +42,7 @@ def prepare_resume(run: RunDir, recipe: Recipe) -> None:
             f"{run.path} was made with another recipe (changed: {', '.join(refused[:3])}); "
             "add --fresh to start over, or --set name=… for a run of its own"
         )
-    if failed and changed[failed]:
+    if failed and changed.get(failed):
         shutil.rmtree(run.path / "checkpoints" / failed, ignore_errors=True)
 
 

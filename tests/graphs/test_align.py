@@ -288,6 +288,18 @@ def test_a_stage_that_failed_is_mended_by_its_own_settings(
     assert [e["message"] for e in events if e["stage"] == "sft"] == ["already done"]
 
 
+def test_a_stage_that_has_not_begun_may_have_other_settings(
+    straight: tuple[RunDir, list[dict]], tiny_model: Path, tmp_path: Path
+) -> None:
+    """Settings of the reward model are changed after the SFT stage; the end is that of a run with the last ones."""
+    good = {"steps": 5, "batch_size": 2, "checkpoint_every": 2}
+    first = recipe_of(tmp_path, tiny_model, reward=good | {"steps": 3})
+    align(first.model_copy(update={"stop_after": "sft"}), tmp_path)
+    assert outcome(align(recipe_of(tmp_path, tiny_model, reward=good), tmp_path)) == outcome(straight[0])
+    with pytest.raises(UsageError, match=r"another recipe \(changed: reward.steps"):
+        align(first, tmp_path)
+
+
 @pytest.mark.parametrize("choice", ["refuse", "skip", "cut"])
 def test_long_rows_of_supervised_tuning(tiny_model: Path, tmp_path: Path, choice: str) -> None:
     rows = [{"prompt": f"question {i}", "completion": "So."} for i in range(20)]
