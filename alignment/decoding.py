@@ -174,16 +174,19 @@ def _allowed(matcher: Any, width: int) -> Tensor | None:
 
 def _finish(backbone: Backbone, row: Row, token: int) -> None:
     request = row.request
-    if token == backbone.chat.eos_id:
-        row.finish = "eos"
-    else:
+    ended = token == backbone.chat.eos_id
+    if not ended and (request.stop or row.emit is not None):  # otherwise nobody asks before the end
         row.text = backbone.chat.text(row.ids)
-        if any(stop in row.text for stop in request.stop) or row.matcher is not None and row.matcher.is_stopped():
-            row.finish = "stop"
-        elif len(row.ids) >= request.max_tokens:
-            row.finish = "length"
-        elif row.cancelled():
-            row.finish = "cancelled"
+    if ended:
+        row.finish = "eos"
+    elif any(stop in row.text for stop in request.stop) or row.matcher is not None and row.matcher.is_stopped():
+        row.finish = "stop"
+    elif len(row.ids) >= request.max_tokens:
+        row.finish = "length"
+    elif row.cancelled():
+        row.finish = "cancelled"
+    if row.finish and row.emit is None:
+        row.text = backbone.chat.text(row.ids[:-1] if ended else row.ids)
     if row.emit is not None:
         # an unfinished UTF-8 sequence decodes to U+FFFD: wait for its other bytes
         ready = row.text if row.finish else row.text.rstrip("\ufffd")
