@@ -1,6 +1,6 @@
 """The Game of 24 by a council: ``python -m benchmarks.game24 --run game24 [--split validation] [--seeds 5] [--json]``.
 
-Three arms on the same puzzles, one council at a time. ``model_only``: the run's own council; a grammar fixes the shape
+Three arms on the same puzzles. ``model_only``: the run's own council; a grammar fixes the shape
 of a step, and the checker runs once, after the answer. ``with_checker``: a tool verifies each step that the model
 wrote, at most 60 proposals a puzzle. ``random_with_checker``: the same search, tool and number of proposals, and legal
 steps drawn at random in place of the model's. ``--split test`` takes the Tree of Thoughts paper's puzzles (rows 900 to
@@ -14,11 +14,14 @@ five; the authors' logs give 62 % for the first answer).
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import random
 import sys
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +34,7 @@ from alignment.engine import Engine
 from alignment.run_dir import RunDir
 from alignment.statistics import bootstrap
 from benchmarks.kept import kept
-from graphs.recipe import load_recipe
+from graphs.recipe import Recipe, load_recipe
 from graphs.sitting import calibration_of, seat, sit
 from graphs.tasks import game24
 
@@ -51,6 +54,7 @@ CHECKED = {
 }
 ARMS = ("model_only", "with_checker", "random_with_checker")
 FOLDER = Path("runs/benchmarks/game24")
+TOGETHER = 4  # councils that sit at a time where nobody times them
 
 Row = dict[str, Any]
 
@@ -81,32 +85,39 @@ def at_random(puzzle: str, config: CouncilConfig, seed: str) -> Row:
     return {"solved": False, "proposals": len(tree)}
 
 
+def sitting(engine: Engine, run: RunDir, recipe: Recipe, arm: str, seed: int, puzzle: str) -> Row:
+    """One puzzle by one arm."""
+    began = time.perf_counter()
+    changes = {"seed": seed} | ({} if arm == "model_only" else CHECKED)
+    council = recipe.council.model_copy(update=changes)
+    row: Row = {"arm": arm, "seed": seed, "puzzle": puzzle}
+    if arm == "random_with_checker":
+        row |= at_random(puzzle, council, f"{seed}/{puzzle}")
+    else:
+        changed = recipe.model_copy(update={"council": council})
+        context = seat(engine, game24, changed, f"benchmark/{puzzle}", calibration_of(run))
+        found = sit(context, puzzle, lambda event: None, Path(":memory:"), None)
+        row |= {"solved": bool(found["solved"]), "proposals": found["proposals"], "tokens": found["tokens"]}
+        row["answered"] = found["answer"] is not None
+    return row | {"seconds": time.perf_counter() - began}
+
+
 def measure(run: RunDir, arms: Sequence[str], puzzles: Sequence[str], seeds: int, path: Path) -> list[Row]:
-    """A row per arm, seed and puzzle; those on disk are not computed again."""
+    """A row per arm, seed and puzzle; those on disk are not computed again. The first seed's councils sit one at a
+    time, and are timed; those of the others share the engine, ``TOGETHER`` at a time."""
     recipe = load_recipe(run.path / "config.yaml")
     with Engine.open(run.path) as engine, kept(path, [engine.fingerprint, recipe.council.model_dump()]) as (rows, keep):
         there = {(row["arm"], row["seed"], row["puzzle"]): row for row in rows}
-        for arm in arms:
-            for seed in range(seeds):
-                for puzzle in puzzles:
-                    if (arm, seed, puzzle) in there:
-                        continue
-                    began = time.perf_counter()
-                    changes = {"seed": seed} | ({} if arm == "model_only" else CHECKED)
-                    council = recipe.council.model_copy(update=changes)
-                    if arm == "random_with_checker":
-                        found = at_random(puzzle, council, f"{seed}/{puzzle}")
-                    else:
-                        changed = recipe.model_copy(update={"council": council})
-                        context = seat(engine, game24, changed, f"benchmark/{puzzle}", calibration_of(run))
-                        found = sit(context, puzzle, lambda event: None, Path(":memory:"), None)
-                    row = {"arm": arm, "seed": seed, "puzzle": puzzle, "seconds": time.perf_counter() - began}
-                    row |= {"solved": bool(found["solved"]), "proposals": found["proposals"]}
-                    there[arm, seed, puzzle] = row
+        for arm, seed in itertools.product(arms, range(seeds)):
+            missing = [puzzle for puzzle in puzzles if (arm, seed, puzzle) not in there]
+            with ThreadPoolExecutor(TOGETHER if seed else 1) as threads:
+                for row in threads.map(partial(sitting, engine, run, recipe, arm, seed), missing):
+                    row["seconds"] = None if seed else row["seconds"]
+                    there[arm, seed, row["puzzle"]] = row
                     keep(row)
-                done = [row for row in there.values() if row["arm"] == arm]
-                solved = sum(row["solved"] for row in done)
-                print(f"{arm} seed {seed}: {solved}/{len(done)} so far", file=sys.stderr, flush=True)
+            done = [row for row in there.values() if row["arm"] == arm]
+            solved = sum(row["solved"] for row in done)
+            print(f"{arm} seed {seed}: {solved}/{len(done)} so far", file=sys.stderr, flush=True)
     return [row for row in there.values() if row["arm"] in arms and row["puzzle"] in set(puzzles)]
 
 
@@ -120,7 +131,7 @@ def summary(rows: Sequence[Row], puzzles: Sequence[str]) -> Row:
         found[arm] = interval["value"]
         found[f"{arm}_interval"] = [interval["low"], interval["high"]]
         found[f"{arm}_proposals"] = float(np.mean([row["proposals"] for row in mine]))
-        seconds = [row["seconds"] for row in mine]
+        seconds = [row["seconds"] for row in mine if row["seconds"] is not None]
         found[f"{arm}_seconds"] = {"mean": float(np.mean(seconds)), "most": max(seconds)}
     if "model_only_seconds" in found:
         found["seconds_per_puzzle"] = max(

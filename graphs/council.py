@@ -41,21 +41,25 @@ def think(turn: Turn, runtime: Runtime[Context]) -> State:
 
 
 def _think(turn: Turn, c: Context, tell: Callable[[Event], None]) -> State:
-    """A step that was said at its place before is written anew, once, while there is spare."""
+    """Steps that were said at their place before are written anew, once and together, while there is spare."""
     said = {(part["parent"], text) for part in turn["parts"] for text in part["said"]}
     places = [part for part in turn["parts"] for _ in range(part["count"])]
     thoughts = write_steps(turn, places, 0, turn["tokens"], c, tell)
-    spare = turn["spare"]
-    written = list(thoughts)
+    left = {i: turn["tokens"] - t.tokens - t.call_tokens for i, t in enumerate(thoughts)}
+    repeated = []
     for i, thought in enumerate(thoughts):
-        left = turn["tokens"] - thought.tokens - thought.call_tokens
-        if (thought.parent, thought.text) in said and spare > 0 and left > 0:
-            spare -= 1
-            [thoughts[i]] = again = write_steps(turn, [places[i]], len(written), left, c, tell)
-            written += again
-        said.add((thoughts[i].parent, thoughts[i].text))
-    tokens = sum(thought.tokens + thought.call_tokens for thought in written)
-    return {"tree": {t.id: t for t in thoughts}, "tokens": tokens, "proposals": len(written)}
+        if (thought.parent, thought.text) in said and left[i] > 0:
+            repeated.append(i)
+        said.add((thought.parent, thought.text))
+    written = list(thoughts)
+    if repeated := repeated[: turn["spare"]]:
+        tokens = min(left[i] for i in repeated)
+        again = write_steps(turn, [places[i] for i in repeated], len(places), tokens, c, tell)
+        written += again
+        for i, thought in zip(repeated, again, strict=True):
+            thoughts[i] = thought
+    spent = sum(thought.tokens + thought.call_tokens for thought in written)
+    return {"tree": {t.id: t for t in thoughts}, "tokens": spent, "proposals": len(written)}
 
 
 def judge(state: State, runtime: Runtime[Context]) -> State:
