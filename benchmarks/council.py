@@ -44,6 +44,8 @@ LINES = 32  # in the pool of a question
 ORDERS = 40  # in which they are taken, per number of lines
 LEAVE_SHARE = 0.3  # of first and second steps whose score is below the threshold, the same for every scorer
 TOGETHER = 8  # sittings at a time
+# of every arm, whatever the run's own council is
+COUNCIL = {"search": "sample", "vote": "reward", "answers": None, "max_proposals": None, "max_total_tokens": 10**6}
 PERSONAS = ("Look for factors of the target first.", "Try sums and differences first.", "Be careful with each step.")
 
 Row = dict[str, Any]
@@ -108,7 +110,8 @@ class Bench:
 
     def context(self, scorer: str, seed: int, changes: dict[str, Any]) -> Context:
         council = self.recipe.council
-        plain = {k: v for k, v in changes.items() if k not in ("board", "personas", "leave_below")}
+        plain = COUNCIL | {"rounds": council.depth or council.rounds}
+        plain |= {k: v for k, v in changes.items() if k not in ("board", "personas", "leave_below")}
         if changes.get("personas"):
             experts = [
                 ExpertConfig(**e.model_dump() | {"persona": PERSONAS[i % len(PERSONAS)]})
@@ -332,7 +335,7 @@ def measure(run: Path, count: int, seeds: int, folder: Path) -> list[Row]:
     with Engine.open(run) as engine:
         bench = Bench(run, count, engine)
         wanted = [(seed, question) for seed in range(seeds) for question in bench.questions]
-        about = [engine.fingerprint, bench.recipe.council.model_dump(), LINES]
+        about = [engine.fingerprint, bench.recipe.council.model_dump(), COUNCIL, LINES]
         pools = _kept(folder / "pools.jsonl", about, wanted, ("seed", "question"), bench.pool, TOGETHER // 4)
         bench.set_pools(pools)
         about += [bench.thresholds, arms()]
