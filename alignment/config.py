@@ -52,6 +52,9 @@ class SFTConfig(Settings):
         "(full), keys and values before the text (prefix), or embeddings before the text (prompt)",
     )
     virtual_tokens: int = Field(20, ge=1, description="length of the trained prefix or prompt, in tokens")
+    start: str | None = Field(
+        None, description="a run on the same base model whose sft adapter is trained on (lora); null: a new adapter"
+    )
     steps: int = Field(100, ge=1, description="optimizer steps")
     batch_size: int = Field(16, ge=1, description="rows per step")
     gradient_accumulation: int = Field(
@@ -90,6 +93,8 @@ def tuning_conflict(backbone: BackboneConfig, sft: SFTConfig) -> tuple[str, str]
             f"full tuning changes the weights themselves, and backbone.quantization is {backbone.quantization!r}; "
             "set backbone.quantization: none"
         )
+    if sft.start is not None and sft.method not in ("lora", "qlora"):
+        return "start", f"it names a run's LoRA adapter, which sft.method {sft.method} does not train; leave it out"
     if sft.method == "prefix" and sft.gradient_checkpointing:
         return "gradient_checkpointing", (
             "a trained prefix stands in the key-value cache, which gradient checkpointing cannot keep; "

@@ -12,7 +12,7 @@ import torch
 from datasets import disable_progress_bars
 
 from alignment import checkpoint
-from alignment.adapter_files import save_role
+from alignment.adapter_files import load_role, save_role
 from alignment.backbone import Backbone
 from alignment.batch import encode_rows, pad, token_logprobs
 from alignment.config import SFTConfig
@@ -34,7 +34,7 @@ def train_sft(
 ) -> None:
     """Trains the ``sft`` role, or goes on from the last checkpoint; writes ``adapters/sft`` and the results.
 
-    Full tuning trains the base model's own weights (``backbone`` holds them in float32), writes them to ``base/``,
+    It begins as a new adapter, or as that of another run (``config.start``). Full tuning trains the base model's own weights (``backbone`` holds them in float32), writes them to ``base/``,
     and leaves ``backbone`` on that base, with ``sft`` a LoRA adapter that changes nothing: later stages start from
     the tuned model, and the KL reference is that model.
     """
@@ -43,6 +43,8 @@ def train_sft(
     role = "base" if config.method == "full" else "sft"
     if role == "sft":
         backbone.add_role("sft", seed=seed, tokens=config.virtual, text=encoded[0]["input_ids"])
+        if config.start is not None:
+            load_role(backbone, "sft", RunDir.open(config.start, run.path.parent).path / "adapters" / "sft")
     folder = run.path / "checkpoints" / "sft"
     resume = checkpoint.latest(folder)
     log = StageLog(run, "sft", config.steps, _step_of(resume), report)

@@ -19,7 +19,8 @@ from graphs.tasks import Row
 NUMBER = r"-?[0-9]+(?:/[0-9]+)?"
 STEP = rf"{NUMBER} [-+*/] {NUMBER} = {NUMBER} \(left: {NUMBER}(?: {NUMBER})*\)"
 LEAVE = "LEAVE: "
-JUDGED = {4: 8, 3: 5, 2: 3}  # steps that are judged after a place, by how many numbers are left there
+JUDGED = {4: 7, 3: 4, 2: 2}  # legal steps that are judged after a place, by how many numbers are left there
+SLIPS = 2  # and those that are not legal
 FOLLOWED = 2  # of those that keep the target reachable, after which more are judged
 
 State = tuple[Fraction, ...]  # the numbers left: those not yet used in their order, then the last result
@@ -226,7 +227,7 @@ def pair(rng: random.Random, start: State, game: Game) -> Row:
 def judged(rng: random.Random, start: State, game: Game) -> Row:
     """``responses``: beginnings of lines from ``start``, which share their first steps, and their ``scores``: 1 where
     all steps are legal and the target can still be reached, or 0. After a place some steps keep the target reachable,
-    some lose it, and one is not legal; lines go on after some of the first kind, and some after a fault as if there
+    some lose it, and two are not legal; lines go on after some of the first kind, and one after a fault as if there
     were none."""
     found: dict[str, float] = {}
 
@@ -250,16 +251,41 @@ def judged(rng: random.Random, start: State, game: Game) -> Row:
 
 def _steps(rng: random.Random, state: State, count: int, game: Game) -> list[tuple[str, State, bool]]:
     """Different steps from ``state``, what is left after each, and whether it is legal and keeps the target reachable:
-    half of them are, as far as there are such, and the last one is not legal."""
+    up to ``count`` legal ones, of which half do, as far as there are such, and ``SLIPS`` others."""
     good, bad = plain_moves(state, True, game), plain_moves(state, False, game)
-    steps = [(*step, True) for step in rng.sample(good, min(len(good), count // 2))]
-    steps += [(*step, False) for step in rng.sample(bad, min(len(bad), count - 1 - len(steps)))]
-    if bad and len(state) == 2 and rng.random() < 0.5:  # it says that it reaches the target
-        a, op, b, _, _ = parse_step(rng.choice(bad)[0])
-        wrong = step_text(a, op, b, game.target, (game.target,))
-    else:
-        wrong = illegal(rng, state, rng.choice(good or bad)[0], game)
-    return [*steps, (wrong, parse_step(wrong)[4], False)]
+    steps = [(*step, True) for step in rng.sample(good, min(len(good), (count + 1) // 2))]
+    steps += [(*step, False) for step in rng.sample(bad, min(len(bad), count - len(steps)))]
+    wrong = {slip(rng, state, game) for _ in range(SLIPS)}
+    return steps + [(text, parse_step(text)[4], False) for text in sorted(wrong)]
+
+
+def slip(rng: random.Random, state: State, game: Game) -> str:
+    """A step that is not legal, as one writes it who wants to reach the target: a result that is wished for, a quotient
+    that is rounded, a difference the wrong way round, a number that is not there, one that is left out or left twice."""
+    i, j = rng.sample(range(len(state)), 2)
+    a, b, rest = state[i], state[j], [state[k] for k in range(len(state)) if k not in (i, j)]
+    op = rng.choice("+-*/")
+    value = {"+": a + b, "-": a - b, "*": a * b, "/": a / b if b else a}[op]
+    left = [*rest, value]
+    kind = rng.choice(("wish", "wish", "round", "round", "reverse", "foreign", "left"))
+    if kind == "wish":
+        wished = [Fraction(n) for n in range(1, 41) if alive((*rest, Fraction(n)), game)]
+        left[-1] = value = rng.choice(wished or [game.target])
+    elif kind == "round" and b:
+        op, value = "/", Fraction(round(a / b))
+        left[-1] = value
+    elif kind == "reverse":
+        op, value = "-", abs(a - b)
+        a, b = min(a, b), max(a, b)
+        left[-1] = value
+    elif kind == "foreign":
+        a += rng.choice((-2, -1, 1, 2, *rest))
+        left[-1] = value = {"+": a + b, "-": a - b, "*": a * b, "/": a / b if b else a}[op]
+    elif kind == "left":
+        left = [*left[1:]] if rest and rng.random() < 0.5 else [rng.choice(state), *left]
+    text = step_text(a, op, b, value, tuple(left))
+    legal = not left or any(same_step(one, text) for one, _ in moves(state, game.whole))
+    return slip(rng, state, game) if legal else text
 
 
 def illegal(rng: random.Random, state: State, good: str, game: Game) -> str:

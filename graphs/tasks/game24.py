@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from functools import cache
 from itertools import combinations_with_replacement
@@ -43,6 +43,12 @@ class Options(Settings):
     three: float = Field(0.5, ge=0, le=1, description="share of rows from three-number puzzles")
     board: float = Field(0.15, ge=0, le=1, description="share of supervised rows that show peers' steps")
     wide: float = Field(0.0, ge=0, le=1, description=f"share of rows from puzzles with a number of 14..{WIDE}")
+    hard: int = Field(
+        1,
+        ge=1,
+        description="puzzles that are drawn for each row to learn from: the one of which the fewest first steps keep "
+        "24 reachable is taken",
+    )
     results: bool = Field(False, description="whether the results of steps that go wrong are learned as well")
     judged: bool = Field(
         False, description="whether pairs are single lines instead, with a score of 1 where 24 can be reached, or 0"
@@ -140,10 +146,14 @@ def load(options: Options, seed: int, base: Path | None = None) -> TaskData:
         rng = random.Random(f"{seed}/{name}")
         by_size = {n: [p for p in parts[name] if p.count(" ") == n - 1] for n in (3, 4)}
 
-        def draw(rng: random.Random = rng, by_size: dict[int, list[str]] = by_size, name: str = name) -> str:
+        def one(rng: random.Random = rng, by_size: dict[int, list[str]] = by_size, name: str = name) -> str:
             if name == "train" and options.wide and rng.random() < options.wide:
                 return _wide(rng)
             return rng.choice(by_size[3 if rng.random() < options.three else 4])
+
+        def draw(one: Callable[[], str] = one, name: str = name) -> str:
+            drawn = [one() for _ in range(options.hard if name == "train" else 1)]
+            return drawn[0] if len(drawn) == 1 else min(drawn, key=_sound_share)
 
         sft[name] = [_line(rng, draw(), options) for _ in range(max(4, int(options.lines * share)))]
         pairs[name] = [_pair(rng, draw(), options) for _ in range(max(4, int(options.pairs * max(share, 0.2))))]
@@ -155,6 +165,13 @@ def load(options: Options, seed: int, base: Path | None = None) -> TaskData:
         f"{len(test_puzzles())} test puzzles of the Tree of Thoughts paper in neither"
     )
     return TaskData(sft, pairs, prompts, [note])
+
+
+@cache
+def _sound_share(puzzle: str) -> float:
+    """The share of first steps that keep 24 reachable, of those that are plain."""
+    sound, lost = (len(arithmetic.plain_moves(_state(puzzle), alive, GAME)) for alive in (True, False))
+    return sound / (sound + lost)
 
 
 def _wide(rng: random.Random) -> str:

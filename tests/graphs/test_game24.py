@@ -183,7 +183,7 @@ def test_judged_lines_have_the_score_of_the_oracle() -> None:
             claims += [score] if text.endswith(" = 24 (left: 24)") else []
         scores += row["scores"]
         assert len(set(row["responses"])) == len(row["responses"])
-    assert lengths == {0, 1, 2} and 0.2 < sum(scores) / len(scores) < 0.5
+    assert lengths >= {0, 1, 2} and 0.2 < sum(scores) / len(scores) < 0.5
     assert 0.3 < sum(claims) / len(claims) < 0.9  # neither is a line right because it says so
 
 
