@@ -34,9 +34,10 @@ def train_sft(
 ) -> None:
     """Trains the ``sft`` role, or goes on from the last checkpoint; writes ``adapters/sft`` and the results.
 
-    It begins as a new adapter, or as that of another run (``config.start``). Full tuning trains the base model's own weights (``backbone`` holds them in float32), writes them to ``base/``,
-    and leaves ``backbone`` on that base, with ``sft`` a LoRA adapter that changes nothing: later stages start from
-    the tuned model, and the KL reference is that model.
+    It begins as a new adapter, or as that of another run (``config.start``). Full tuning trains the base model's own
+    weights (``backbone`` holds them in float32), writes them to ``base/``, and leaves ``backbone`` on that base, with
+    ``sft`` a LoRA adapter that changes nothing: later stages start from the tuned model, and the KL reference is that
+    model.
     """
     disable_progress_bars()
     encoded = encode_rows(backbone.chat, rows, config.max_length)

@@ -261,7 +261,7 @@ def _steps(rng: random.Random, state: State, count: int, game: Game) -> list[tup
 
 def slip(rng: random.Random, state: State, game: Game) -> str:
     """A step that is not legal, as one writes it who wants to reach the target: a result that is wished for, a quotient
-    that is rounded, a difference the wrong way round, a number that is not there, one that is left out or left twice."""
+    that is rounded, a difference the wrong way round, a number that is not there, one that is left out or twice."""
     i, j = rng.sample(range(len(state)), 2)
     a, b, rest = state[i], state[j], [state[k] for k in range(len(state)) if k not in (i, j)]
     op = rng.choice("+-*/")
@@ -279,7 +279,7 @@ def slip(rng: random.Random, state: State, game: Game) -> str:
         a, b = min(a, b), max(a, b)
         left[-1] = value
     elif kind == "foreign":
-        a += rng.choice((-2, -1, 1, 2, *rest))
+        a += rng.choice([*map(Fraction, (-2, -1, 1, 2)), *rest])
         left[-1] = value = {"+": a + b, "-": a - b, "*": a * b, "/": a / b if b else a}[op]
     elif kind == "left":
         left = [*left[1:]] if rest and rng.random() < 0.5 else [rng.choice(state), *left]
