@@ -53,6 +53,8 @@ def refuse_other_kind(config: RewardConfig, rows: Sequence[Row], kind: str = "pr
     if not rows:
         raise UsageError("the reward model has no rows to learn from; give data.pairs, or a reward.function")
     for number, row in enumerate(rows, 1):
+        if not isinstance(row, dict):
+            raise UsageError(f"{kind} row {number} of the task is no mapping but {type(row).__name__}; give its keys")
         own = {"response", "responses"} if config.loss == "regression" else {"chosen", "rejected"}
         found = own & row.keys()
         if not found or (config.loss != "regression" and found != own):

@@ -13,6 +13,7 @@ from trl import SFTTrainer
 from alignment.backbone import Backbone
 from alignment.batch import encode_rows
 from alignment.config import BackboneConfig, LoraSettings, SFTConfig
+from alignment.errors import UsageError
 from alignment.run_dir import RunDir
 from alignment.sft import train_sft
 from alignment.sft_trainer import rows_in_order, trl_settings
@@ -60,6 +61,15 @@ def test_the_loss_curve_is_that_of_trls_trainer(tiny_model: Path, tmp_path: Path
     got = curve(tiny_model, tmp_path / "run", method=method, virtual_tokens=3)
     assert len(got) == 4 and len(set(got)) == 4
     assert got == pytest.approx(want, rel=2e-6)
+
+
+def test_a_training_may_start_from_another_runs_adapter(tiny_model: Path, tmp_path: Path) -> None:
+    plain = curve(tiny_model, tmp_path / "first")
+    again = curve(tiny_model, tmp_path / "second", start="first", learning_rate=1e-9)
+    first, second = (RunDir(tmp_path / name).results("sft")["validation_loss"] for name in ("first", "second"))
+    assert second == pytest.approx(first, rel=1e-5) and again[0] < plain[0]
+    with pytest.raises(UsageError, match="no run 'third'"):
+        curve(tiny_model, tmp_path / "fourth", start="third")
 
 
 def test_what_saves_memory_changes_no_loss(tiny_model: Path, tmp_path: Path) -> None:

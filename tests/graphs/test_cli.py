@@ -221,8 +221,8 @@ def test_what_becomes_of_other_errors(capsys, tmp_path, statement, code, says):
 
 def test_prints_of_a_task_do_not_disturb_the_json(capsys, tmp_path):
     (tmp_path / "task.py").write_text(
-        TASK % "from graphs.tasks import TaskData; print('chatter'); s = {'train': [1], 'validation': [1]};"
-        " return TaskData(s, s, s)"
+        TASK % "from graphs.tasks import TaskData; print('chatter'); s = {'train': [{'chosen': '', 'rejected': ''}]}"
+        "; s['validation'] = s['train']; return TaskData(s, s, s)"
     )
     (tmp_path / "mine.yaml").write_text("name: x\ntask: task.py\n")
     assert one_object(capsys, "run", "align", str(tmp_path / "mine.yaml"), "--dry-run")["graph"] == "align"

@@ -194,6 +194,15 @@ def test_wide_puzzles_are_none_of_the_1362() -> None:
         assert question not in game24.puzzles(4) and game24.reachable(question, [])
 
 
+def test_of_several_puzzles_the_hard_one_is_learned_from() -> None:
+    def shares(hard: int) -> list[float]:
+        rows = game24.load(game24.Options(lines=80, pairs=4, prompts=4, wide=0.5, three=0, board=0, hard=hard), 0).sft
+        return sorted(game24._sound_share(row["prompt"][1]["content"]) for row in rows["train"])
+
+    once, four = shares(1), shares(4)
+    assert all(a >= b for a, b in zip(once, four, strict=True)) and sum(four) < 0.7 * sum(once)
+
+
 def test_results_of_wrong_steps_are_learned_and_their_choice_is_not() -> None:
     options = {"lines": 300, "pairs": 4, "prompts": 4, "wrong": 0.5}
     plain, both = (game24.load(game24.Options(**options, results=r), 0).sft["train"] for r in (False, True))
