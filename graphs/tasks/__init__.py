@@ -32,8 +32,9 @@ class TaskData:
     """The rows that a task hands to the stages.
 
     ``sft`` rows are ``{"prompt": messages, "completion": str}``; ``pairs`` rows ``{"prompt", "chosen", "rejected"}``
-    with an optional ``"margin"``, or, for regression, ``{"prompt", "response", "score"}``; ``prompts`` rows ``{"id",
-    "question", "prompt"}``. A row may have a ``"source"``, the file and line that name it to a person.
+    with an optional ``"margin"``, or, for regression, ``{"prompt", "response", "score"}`` or ``{"prompt", "responses",
+    "scores"}`` (many that share their beginnings); ``prompts`` rows ``{"id", "question", "prompt"}``. A row may have a
+    ``"source"``, the file and line that name it to a person.
     """
 
     sft: Splits
