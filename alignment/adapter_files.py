@@ -12,7 +12,8 @@ from torch import Tensor
 
 from alignment.backbone import Backbone
 from alignment.config import LoraSettings, VirtualTokens
-from alignment.errors import SetupError
+from alignment.errors import SetupError, UsageError
+from alignment.run_dir import RunDir
 
 _MEND = "put the file back that was there, or train the run again with --fresh"
 
@@ -75,6 +76,22 @@ def load_role(backbone: Backbone, role: str, folder: Path, name: str | None = No
     backbone.set_weights(name, weights)
     if meta["scale"]:
         backbone.scales[name] = (meta["scale"][0], meta["scale"][1])
+
+
+def load_start(backbone: Backbone, run: RunDir) -> str:
+    """Reads another run's ``sft`` adapter into the one that begins here, and returns its hash; raises UsageError where
+    its LoRA is another, which tensors alone do not show, and as ``RunDir.adapter`` and ``load_role``."""
+    folder = run.adapter("sft")
+    meta, lora = _meta(folder), backbone.config.lora
+    theirs = LoraSettings(**meta["lora"]) if meta.get("lora") else None
+    if theirs is None or (theirs.rank, theirs.alpha) != (lora.rank, lora.alpha):
+        what = f"of rank {theirs.rank} and alpha {theirs.alpha:g}" if theirs else "no LoRA adapter that says its rank"
+        raise UsageError(
+            f"sft.start: what is in {folder} is {what}, and backbone.lora says {lora.rank} and {lora.alpha:g}; "
+            "set backbone.lora to the same"
+        )
+    load_role(backbone, "sft", folder)
+    return meta["sha256"]
 
 
 def round_role(source: Path, target: Path, trained_on: dict[str, str]) -> None:

@@ -128,7 +128,9 @@ class RewardConfig(Settings):
         "base", description="weights that its adapter starts from: none, or those of the SFT model (InstructGPT)"
     )
     steps: int = Field(60, ge=1, description="optimizer steps")
-    batch_size: int = Field(8, ge=1, description="pairs per step, or scored texts")
+    batch_size: int = Field(
+        8, ge=1, description="rows per step: pairs, scored texts, or prompts with many scored texts"
+    )
     learning_rate: float = Field(3e-4, gt=0, description="peak learning rate of AdamW, linear decay")
     warmup_steps: int = Field(5, ge=0, description="optimizer steps of linear warm-up")
     margin: float | None = Field(

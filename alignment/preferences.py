@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
+from alignment import prefix_tree
 from alignment.batch import encode_scored
 from alignment.chat_format import ChatFormat
 from alignment.config import RewardConfig
@@ -23,9 +25,10 @@ class Example:
     texts: tuple[list[int], ...]
     targets: tuple[float, ...]
 
-    @property
+    @cached_property
     def tokens(self) -> int:
-        return sum(map(len, self.texts))
+        """Those that are computed: of many texts of one prompt, what they share counts once."""
+        return sum(map(len, self.texts)) if len(self.targets) == 1 else prefix_tree.size(self.texts)
 
 
 def encode(chat: ChatFormat, rows: Sequence[Row], config: RewardConfig, kind: str) -> tuple[list[Example], list[str]]:

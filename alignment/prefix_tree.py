@@ -35,13 +35,15 @@ class Chunk(NamedTuple):
 
 
 def knows(backbone: Backbone) -> bool:
-    """Whether the model's attention takes a mask of its own for every token, and sees all of it in every layer."""
+    """Whether the model's attention takes a mask of its own for every token, and sees all of it in every layer; places
+    are rotary, since ALiBi and windows of older models follow from the mask's shape and not from ``position_ids``."""
     config = backbone.causal_lm.get_decoder().config
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
     # models from before layer_types may say it by a window alone
     window = getattr(config, "sliding_window", None) if not getattr(config, "layer_types", None) else None
     implementation = getattr(config, "_attn_implementation", None)
-    return implementation in ("eager", "sdpa") and kinds == {"full_attention"} and window is None
+    rotary = getattr(config, "rope_parameters", None) is not None and not getattr(config, "alibi", False)
+    return rotary and implementation in ("eager", "sdpa") and kinds == {"full_attention"} and window is None
 
 
 def last_states(backbone: Backbone, rows: Sequence[tuple[int, ...]]) -> Iterator[tuple[list[int], Tensor, int]]:

@@ -49,7 +49,8 @@ def texts_of(row: Row, config: RewardConfig) -> list[str]:
 
 
 def refuse_other_kind(config: RewardConfig, rows: Sequence[Row], kind: str = "preference") -> None:
-    """Raises UsageError where a row is a score and the loss wants pairs, or the reverse, or there are no rows."""
+    """Raises UsageError where a row is no mapping, is a score and the loss wants pairs, or the reverse, or has not a
+    score for every response, or where there are no rows."""
     if not rows:
         raise UsageError("the reward model has no rows to learn from; give data.pairs, or a reward.function")
     for number, row in enumerate(rows, 1):
@@ -65,3 +66,15 @@ def refuse_other_kind(config: RewardConfig, rows: Sequence[Row], kind: str = "pr
                 f"{place_of(row, number, kind)}: reward.loss {config.loss} learns from {wants}, and this row is {has}; "
                 f"set reward.loss to {other}, or give other rows"
             )
+        if config.loss == "regression" and not _scored(row):
+            raise UsageError(
+                f"{place_of(row, number, kind)}: it has not one score for each text; give response and score, or lists "
+                "responses and scores of one length"
+            )
+
+
+def _scored(row: Row) -> bool:
+    if "responses" not in row:
+        return "score" in row
+    texts, scores = row["responses"], row.get("scores")
+    return isinstance(texts, list) and isinstance(scores, list) and 0 < len(texts) == len(scores)

@@ -83,6 +83,13 @@ class RunDir:
         )
         raise UsageError(f"no run {str(name_or_path)!r}; {there}; {trained}")
 
+    def adapter(self, role: str) -> Path:
+        """The folder of a trained role; raises UsageError where the run has none (yet)."""
+        folder = self.path / "adapters" / role
+        if not (folder / "adapter.json").is_file():
+            raise UsageError(f"the run {self.path} has no trained adapter {role!r}; finish its recipe first")
+        return folder
+
     @classmethod
     def find(cls, name_or_path: str | Path, root: str | Path = "runs") -> RunDir | None:
         """An existing run, by path or by name under ``root``; one that comes with the project is copied to ``root``

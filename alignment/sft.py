@@ -12,7 +12,7 @@ import torch
 from datasets import disable_progress_bars
 
 from alignment import checkpoint
-from alignment.adapter_files import load_role, save_role
+from alignment.adapter_files import load_start, save_role
 from alignment.backbone import Backbone
 from alignment.batch import encode_rows, pad, token_logprobs
 from alignment.config import SFTConfig
@@ -41,15 +41,16 @@ def train_sft(
     """
     disable_progress_bars()
     encoded = encode_rows(backbone.chat, rows, config.max_length)
+    results: dict[str, Any] = {"method": config.method}
     role = "base" if config.method == "full" else "sft"
     if role == "sft":
         backbone.add_role("sft", seed=seed, tokens=config.virtual, text=encoded[0]["input_ids"])
         if config.start is not None:
-            load_role(backbone, "sft", RunDir.open(config.start, run.path.parent).path / "adapters" / "sft")
+            results["start_sha256"] = load_start(backbone, RunDir.open(config.start, run.path.parent))
     folder = run.path / "checkpoints" / "sft"
     resume = checkpoint.latest(folder)
     log = StageLog(run, "sft", config.steps, _step_of(resume), report)
-    results: dict[str, Any] = {"method": config.method, "notes": notes(backbone, config)}
+    results["notes"] = notes(backbone, config)
     for note in results["notes"]:
         report({"stage": "sft", "step": _step_of(resume), "total": config.steps, "metrics": {}, "message": note})
     with backbone.role(role, train=True, checkpointing=config.gradient_checkpointing):

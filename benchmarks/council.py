@@ -17,6 +17,7 @@ import math
 import random
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -29,6 +30,8 @@ import numpy as np
 from agents.config import ExpertConfig
 from agents.scorers import Line, Score
 from agents.thought import line_grammar, vote
+from alignment import prefix_tree
+from alignment.batch import encode_scored
 from alignment.engine import Engine, Request
 from alignment.flight import overlap
 from alignment.run_dir import RunDir
@@ -45,7 +48,16 @@ ORDERS = 40  # in which they are taken, per number of lines
 LEAVE_SHARE = 0.3  # of first and second steps whose score is below the threshold, the same for every scorer
 TOGETHER = 8  # sittings at a time
 # of every arm, whatever the run's own council is
-COUNCIL = {"search": "sample", "vote": "reward", "answers": None, "max_proposals": None, "max_total_tokens": 10**6}
+COUNCIL = {
+    "search": "sample",
+    "vote": "reward",
+    "distinct": True,
+    "leave_refuted": False,
+    "answers": None,
+    "max_proposals": None,
+    "max_total_tokens": 10**6,
+    "seconds": None,
+}
 PERSONAS = ("Look for factors of the target first.", "Try sums and differences first.", "Be careful with each step.")
 
 Row = dict[str, Any]
@@ -182,8 +194,10 @@ class Bench:
             assert score is not None
             for line in lines:
                 line["scores"][scorer] = score(question, self._prefixes(line))
-        prompt_tokens = len(self.engine.backbone.chat.prompt_ids(prompt))
-        return {"question": question, "seed": seed, "prompt_tokens": prompt_tokens, "lines": lines}
+        chat = self.engine.backbone.chat
+        judged = shared_by([encode_scored(chat, prompt, "\n".join(line["steps"])) for line in lines[1:]])
+        tokens = len(chat.prompt_ids(prompt))
+        return {"question": question, "seed": seed, "prompt_tokens": tokens, "lines": lines, "judged": judged}
 
     def _prefixes(self, line: Row) -> list[Line]:
         """The line up to each of its steps. Log-probabilities are shared out by tokens: only their sum was kept."""
@@ -226,20 +240,32 @@ class Bench:
         return about | {"tokens": tokens, "written": written, "read": read, "judged": judged[0], "left": left}
 
     def _counted(self, score: Score, judged: list[int], persona: str, ends: bool) -> Score:
-        """The prompt once per call, and every line: what the reward model's forward computes. ``ends``: of finished
-        lines alone, where nothing but the vote reads a score."""
+        """What the reward model's forward computes: in each call the tree of prompt and lines, as ``prefix_tree``.
+        ``ends``: of finished lines alone, where nothing but the vote reads a score."""
 
         def counted(question: str, lines: Sequence[Line]) -> list[float]:
             wanted = [i for i, line in enumerate(lines) if line.finished or not ends]
             found = [math.nan] * len(lines)
             if wanted:
-                prompt = self.engine.backbone.chat.prompt_ids(self.task.prompt(question, (), persona))
-                judged[0] += len(prompt) + self.tokens([lines[i].text for i in wanted])
+                prompt, chat = self.task.prompt(question, (), persona), self.engine.backbone.chat
+                judged[0] += prefix_tree.size([encode_scored(chat, prompt, lines[i].text) for i in wanted])
                 for i, value in zip(wanted, score(question, [lines[i] for i in wanted]), strict=True):
                     found[i] = value
             return found
 
         return counted
+
+
+def shared_by(texts: Sequence[Sequence[int]]) -> list[list[int]]:
+    """Of the tree that ``texts`` form: by how many of them a token is shared, and how many tokens are so."""
+    through = Counter(tuple(text[:end]) for text in texts for end in range(1, len(text) + 1))
+    return sorted(map(list, Counter(through.values()).items()))
+
+
+def tree_tokens(shared: Sequence[Sequence[int]], count: int, drawn: int) -> float:
+    """Expected tokens of the tree of ``drawn`` of ``count`` texts: one that c of them share is missing where none of
+    the c is drawn, with probability C(count - c, drawn) / C(count, drawn)."""
+    return sum(n * (1 - math.comb(count - c, drawn) / math.comb(count, drawn)) for c, n in shared)
 
 
 def choices() -> dict[str, Callable[[Sequence[Row], str], bool]]:
@@ -278,8 +304,9 @@ def curve(pools: Sequence[Row], choose: Callable[[Sequence[Row], str], bool], sc
             for n in range(1, LINES + 1):
                 right[n - 1, at] += choose(order[:n], scorer) / ORDERS
         lengths = np.array([line["tokens"] for line in lines], dtype=float)
-        each = lengths.mean() * (2 if judge else 1)
-        tokens += (1 + judge) * row["prompt_tokens"] + each * np.arange(1, LINES + 1)
+        tokens += row["prompt_tokens"] + lengths.mean() * np.arange(1, LINES + 1)
+        if judge:
+            tokens += [tree_tokens(row["judged"], LINES, n) for n in range(1, LINES + 1)]
     return tokens / len(pools), right / counts
 
 

@@ -88,7 +88,7 @@ def at_random(puzzle: str, config: CouncilConfig, seed: str) -> Row:
 def sitting(engine: Engine, run: RunDir, recipe: Recipe, arm: str, seed: int, puzzle: str) -> Row:
     """One puzzle by one arm."""
     began = time.perf_counter()
-    changes = {"seed": seed} | ({} if arm == "model_only" else CHECKED)
+    changes = {"seed": seed, "seconds": None} | ({} if arm == "model_only" else CHECKED)
     council = recipe.council.model_copy(update=changes)
     row: Row = {"arm": arm, "seed": seed, "puzzle": puzzle}
     if arm == "random_with_checker":
@@ -106,7 +106,8 @@ def measure(run: RunDir, arms: Sequence[str], puzzles: Sequence[str], seeds: int
     """A row per arm, seed and puzzle; those on disk are not computed again. The first seed's councils sit one at a
     time, and are timed; those of the others share the engine, ``TOGETHER`` at a time."""
     recipe = load_recipe(run.path / "config.yaml")
-    with Engine.open(run.path) as engine, kept(path, [engine.fingerprint, recipe.council.model_dump()]) as (rows, keep):
+    about = [recipe.council.model_dump(), recipe.reward.function, recipe.data, calibration_of(run), CHECKED]
+    with Engine.open(run.path) as engine, kept(path, [engine.fingerprint, *about]) as (rows, keep):
         there = {(row["arm"], row["seed"], row["puzzle"]): row for row in rows}
         for arm, seed in itertools.product(arms, range(seeds)):
             missing = [puzzle for puzzle in puzzles if (arm, seed, puzzle) not in there]
@@ -115,10 +116,10 @@ def measure(run: RunDir, arms: Sequence[str], puzzles: Sequence[str], seeds: int
                     row["seconds"] = None if seed else row["seconds"]
                     there[arm, seed, row["puzzle"]] = row
                     keep(row)
-            done = [row for row in there.values() if row["arm"] == arm]
+            done = [there[arm, seed, puzzle] for puzzle in puzzles]
             solved = sum(row["solved"] for row in done)
-            print(f"{arm} seed {seed}: {solved}/{len(done)} so far", file=sys.stderr, flush=True)
-    return [row for row in there.values() if row["arm"] in arms and row["puzzle"] in set(puzzles)]
+            print(f"{arm} seed {seed}: {solved}/{len(done)} solved", file=sys.stderr, flush=True)
+    return [there[wanted] for wanted in itertools.product(arms, range(seeds), puzzles)]
 
 
 def summary(rows: Sequence[Row], puzzles: Sequence[str]) -> Row:

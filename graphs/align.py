@@ -284,7 +284,10 @@ def run_align(recipe: Recipe, base: Path, runs_root: Path, fresh: bool, report: 
             shutil.rmtree(run.path)
         if (run.path / "config.yaml").exists():
             prepare_resume(run, recipe)
-        plain_text(recipe.ppo.ptx_corpus, base)  # a missing file is said before anything is trained
+        # what is missing is said before anything is trained
+        plain_text(recipe.ppo.ptx_corpus, base)
+        if recipe.sft.start is not None and not run.done("sft"):
+            RunDir.open(recipe.sft.start, runs_root).adapter("sft")
         context = Context(recipe, task, rows, run, report, base)
         run.create(resolved(recipe), environment(recipe) | {"base": str(base.resolve())})
         run.set_status("running")

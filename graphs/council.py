@@ -44,7 +44,7 @@ def _think(turn: Turn, c: Context, tell: Callable[[Event], None]) -> State:
     """Steps that were said at their place before are written anew, once and together, while there is spare."""
     said = {(part["parent"], text) for part in turn["parts"] for text in part["said"]}
     places = [part for part in turn["parts"] for _ in range(part["count"])]
-    thoughts = write_steps(turn, places, 0, turn["tokens"], c, tell)
+    thoughts = write_steps(turn, places, 0, [turn["tokens"]] * len(places), c, tell)
     left = {i: turn["tokens"] - t.tokens - t.call_tokens for i, t in enumerate(thoughts)}
     repeated = []
     for i, thought in enumerate(thoughts):
@@ -53,8 +53,7 @@ def _think(turn: Turn, c: Context, tell: Callable[[Event], None]) -> State:
         said.add((thought.parent, thought.text))
     written = list(thoughts)
     if repeated := repeated[: turn["spare"]]:
-        tokens = min(left[i] for i in repeated)
-        again = write_steps(turn, [places[i] for i in repeated], len(places), tokens, c, tell)
+        again = write_steps(turn, [places[i] for i in repeated], len(places), [left[i] for i in repeated], c, tell)
         written += again
         for i, thought in zip(repeated, again, strict=True):
             thoughts[i] = thought

@@ -42,7 +42,7 @@ def model_card(name: str, recipe: Recipe, run: RunDir, adapters: Path) -> str:
         "## Limits\n",
         _limits(recipe, files),
         "## How it was made\n",
-        _made(name, run, files),
+        _made(name, run, recipe, files),
     ]
     return "\n".join(parts)
 
@@ -92,7 +92,8 @@ def _training(recipe: Recipe, run: RunDir) -> str:
     options = ", ".join(f"{key} {value}" for key, value in recipe.data.items())
     sft, reward, ppo = recipe.sft, recipe.reward, recipe.ppo
     settings = {
-        "sft": f"{sft.method}, {sft.steps} steps of {sft.batch_size} rows, learning rate {sft.learning_rate:g}",
+        "sft": f"{sft.method}, {sft.steps} steps of {sft.batch_size} rows, learning rate {sft.learning_rate:g}"
+        + (f", begun with the adapter of `{sft.start}`{_sha(run)}" if sft.start else ""),
         "reward": f"{reward.function}, not trained"
         if reward.function
         else f"{reward.loss}, {reward.steps} steps of {reward.batch_size}, learning rate {reward.learning_rate:g}",
@@ -114,6 +115,11 @@ def _training(recipe: Recipe, run: RunDir) -> str:
             time = formats.duration(run.status()["stages"][stage].get("seconds"))
             lines.append(f"| {stage} | {words} | {formats.number(tokens)} | {time} |")
     return "\n".join(lines) + "\n"
+
+
+def _sha(run: RunDir) -> str:
+    found = run.results("sft").get("start_sha256")
+    return f" (sha256 {found})" if found else ""
 
 
 def _results(run: RunDir) -> str:
@@ -147,13 +153,15 @@ def _limits(recipe: Recipe, files: dict[str, Any]) -> str:
     return "\n".join(f"- {sentence}" for sentence in said) + "\n"
 
 
-def _made(name: str, run: RunDir, files: dict[str, Any]) -> str:
+def _made(name: str, run: RunDir, recipe: Recipe, files: dict[str, Any]) -> str:
     environment = run.environment()
     versions = ", ".join(f"{package} {version}" for package, version in environment.get("packages", {}).items())
     machine = f"{environment.get('cores', '?')} cores of {environment.get('processor', '?')}"
     roles = "".join(f" --role {role}" for role in files)
+    start = recipe.sft.start
+    before = f", which goes on from the run `{start}` and needs it beside it" if start else ""
     return (
-        "`config.yaml` is the recipe with every setting written out:\n\n"
+        f"`config.yaml` is the recipe with every setting written out{before}:\n\n"
         f"```\njunto run align config.yaml --run {name}-again\n"
         f"junto export {name}-again --adapters{roles} --to adapters/{name}-again\n```\n\n"
         f"Made with junto {environment.get('junto', '?')} ({versions}) on {machine}.\n"

@@ -134,6 +134,8 @@ def _conflict(recipe: Recipe) -> tuple[Location, str] | None:
     """A key that is right by itself and does not go with another one, and why."""
     if found := tuning_conflict(recipe.backbone, recipe.sft):
         return ("sft", found[0]), found[1]
+    if recipe.sft.start == recipe.name:
+        return ("sft", "start"), f"{recipe.name!r} is this run itself; name another one, whose training is lengthened"
     if recipe.sft.virtual and recipe.stop_after != "sft":
         return ("sft", "method"), (
             f"the reward model and PPO are LoRA adapters, which PEFT cannot put on a model with a {recipe.sft.method} "

@@ -14,6 +14,7 @@ from graphs.recipe import Recipe
 # sections that decide what is trained and measured: a run goes on only with the same ones
 FIXED = ("seed", "task", "data", "backbone", "sft", "reward", "ppo", "evaluate")
 TRAINING = ("sft", "reward", "ppo")
+SAMPLED = ("ppo.temperature", "ppo.max_tokens")  # of the samples that reward.normalize: reference reads
 STAGES = (*TRAINING, "evaluate")  # each of which has a section of its name
 
 
@@ -29,6 +30,8 @@ def prepare_resume(run: RunDir, recipe: Recipe) -> None:
     begun = run.status()["stages"]
     fixed = [section for section in FIXED if section not in STAGES or section in begun]
     changed = {section: list(_differences(before.get(section), now[section], section)) for section in fixed}
+    if "reward" in begun and "ppo" not in begun and recipe.reward.normalize == "reference":
+        changed["ppo"] = [key for key in _differences(before["ppo"], now["ppo"], "ppo") if key in SAMPLED]
     if _gold_changed(run, recipe):
         if failed != "ppo":
             raise UsageError(

@@ -56,14 +56,23 @@ def function_results(config: RewardConfig, rows: Sequence[Row], chat: ChatFormat
         return results
     score = function_scorer(found.call, found.name)
 
-    def rewards(side: str) -> tuple[list[float], list[int]]:
-        texts = [row[side] for row in rows]
-        return score([row["prompt"] for row in rows], texts), [len(chat.text_ids(text)) for text in texts]
+    def rewards(texts: Sequence[tuple[Any, str]]) -> tuple[list[float], list[int]]:
+        prompts, responses = zip(*texts, strict=True)
+        return score(prompts, responses), [len(chat.text_ids(text)) for text in responses]
 
-    if "score" in rows[0]:
-        found_scores, lengths = rewards("response")
-        return results | score_results(found_scores, [row["score"] for row in rows], lengths)
-    (chosen, first), (rejected, second) = rewards("chosen"), rewards("rejected")
+    if "chosen" not in rows[0]:
+        scored = [
+            (row["prompt"], *one)
+            for row in rows
+            for one in zip(
+                row.get("responses", [row.get("response")]), row.get("scores", [row.get("score")]), strict=True
+            )
+        ]
+        found_scores, lengths = rewards([(prompt, text) for prompt, text, _ in scored])
+        return results | score_results(found_scores, [value for _, _, value in scored], lengths)
+    (chosen, first), (rejected, second) = (
+        rewards([(r["prompt"], r[side]) for r in rows]) for side in ("chosen", "rejected")
+    )
     return results | pair_results(chosen, rejected, first + second)
 
 

@@ -97,7 +97,7 @@ def portable(recipe: Recipe) -> Recipe:
                 f"{key} of this run is {value}, which is on this machine only; others can use adapters whose recipe "
                 "names a hub id or 'embedded', and modules of a package"
             )
-    config["data"], config["ppo"] = _names(config["data"]), _names(config["ppo"])
+    config |= {section: _names(config[section]) for section in ("data", "sft", "ppo")}
     return Recipe.model_validate(config)
 
 

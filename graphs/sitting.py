@@ -111,10 +111,7 @@ def _with_guests(engine: Engine | Endpoint, config: CouncilConfig) -> CouncilCon
                 raise SetupError(
                     f"{expert.name} is of the run {expert.run}, and a server's model cannot take it; leave out its run"
                 )
-            folder = RunDir.open(expert.run).path / "adapters" / expert.role
-            if not (folder / "adapter.json").is_file():
-                raise SetupError(f"{expert.name} is of the run {expert.run}, which has no adapter {expert.role}")
-            role = engine.add_guest(expert.role, folder)
+            role = engine.add_guest(expert.role, RunDir.open(expert.run).adapter(expert.role))
             expert = expert.model_copy(update={"role": role, "run": None})
         experts.append(expert)
     return config.model_copy(update={"experts": experts})

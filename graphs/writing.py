@@ -21,17 +21,17 @@ LATE = "the council's time was over before the step ended"
 
 
 def write_steps(
-    turn: Turn, places: Sequence[Part], first: int, tokens: int, c: Context, tell: Callable[[Event], None]
+    turn: Turn, places: Sequence[Part], first: int, limits: Sequence[int], c: Context, tell: Callable[[Event], None]
 ) -> list[Thought]:
-    """One step after each of ``places``, decoded together. Each costs at most ``tokens`` with its calls of tools;
-    ``first`` is the number of those written before."""
+    """One step after each of ``places``, decoded together. Each costs at most as many tokens as ``limits`` say, with
+    its calls of tools; ``first`` is the number of those written before."""
     expert = c.expert(turn["expert"])
     name = f"{expert.name}-{turn['round']}"
     names = [f"{name}.{k}" if k else name for k in range(first, first + len(places))]
     seeds = [f"{c.config.seed}/{c.thread}/{thought}" for thought in names]
     about = {"expert": expert.name, "round": turn["round"]}
     prompt = c.task.prompt(turn["question"], turn["board"], expert.persona or c.persona)
-    called = _called(prompt, turn, places, seeds, tokens, c)
+    called = _called(prompt, turn, places, seeds, limits, c)
     for calls, _, _ in called:
         for call in calls:
             tell({"kind": "call", **about, "text": call_line(call)})
@@ -40,13 +40,13 @@ def write_steps(
             prompt,
             prefix="".join(f"{step}\n" for step in place["steps"]),
             role=expert.role,
-            max_tokens=min(c.config.max_tokens_per_step, tokens - spent),
+            max_tokens=min(c.config.max_tokens_per_step, limit - spent),
             temperature=expert.temperature,
             seed=seed,
             stop=("\n",),
             grammar=step_grammar(c.task.STEP),
         )
-        for place, seed, (_, spent, prompt) in zip(places, seeds, called, strict=True)
+        for place, limit, seed, (_, spent, prompt) in zip(places, limits, seeds, called, strict=True)
     ]
     pieces: list[list[str]] = [[] for _ in places]
 
@@ -81,18 +81,25 @@ def _read(done: Completion, scarce: bool) -> dict[str, Any]:
 
 
 def _called(
-    prompt: list[dict[str, str]], turn: Turn, places: Sequence[Part], seeds: Sequence[str], tokens: int, c: Context
+    prompt: list[dict[str, str]],
+    turn: Turn,
+    places: Sequence[Part],
+    seeds: Sequence[str],
+    limits: Sequence[int],
+    c: Context,
 ) -> list[tuple[list[Call], int, list[dict[str, str]]]]:
     """For each place: the calls of the expert's tools, their tokens, and the prompt with what they gave."""
     expert = c.expert(turn["expert"])
     tools = c.tools.get(expert.name)
-    each = tokens // (expert.tool_calls + 1)  # of a call; the step comes last
-    if not tools or not each:
+    if not tools:
         return [([], 0, prompt)] * len(places)
     from agents.smol_model import EngineModel  # half a second
     from agents.tool_expert import call_tools, with_results
 
-    def call(place: Part, seed: str) -> tuple[list[Call], int, list[dict[str, str]]]:
+    def call(place: Part, seed: str, limit: int) -> tuple[list[Call], int, list[dict[str, str]]]:
+        each = limit // (expert.tool_calls + 1)  # of a call; the step comes last
+        if not each:
+            return [], 0, prompt
         left = max(0.0, turn["until"] - time.time())
         model = EngineModel(cast(Engine, c.engine), expert.role, expert.temperature, each, seed)
         lines = [{"role": "assistant", "content": "\n".join(place["steps"])}] if place["steps"] else []
@@ -100,7 +107,7 @@ def _called(
         return storable(found.calls), found.tokens, with_results(prompt, found.calls)
 
     with ThreadPoolExecutor(len(places)) as threads:
-        return list(threads.map(call, places, seeds))
+        return list(threads.map(call, places, seeds, limits))
 
 
 def storable(calls: Sequence[Call]) -> list[Call]:

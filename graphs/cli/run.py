@@ -102,7 +102,7 @@ def _align_plan(recipe: Any, base: Path, request: Request) -> dict[str, str]:
     config = recipe.reward
     if config.function is None:
         refuse_other_kind(config, data.pairs["train"] + data.pairs["validation"])
-    pairs = "scored texts" if config.loss == "regression" else "pairs"
+    pairs = "rows with scores" if config.loss == "regression" else "pairs"
     counts = [
         f"{len(rows['train'])} {what} to train on, {len(rows['validation'])} held out"
         for what, rows in (("instructions", data.sft), (pairs, data.pairs), ("prompts", data.prompts))

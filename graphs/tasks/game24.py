@@ -37,7 +37,7 @@ class Options(Settings):
     """What the quickstart learns from. Sizes are numbers of generated rows."""
 
     lines: int = Field(1000, ge=4, description="supervised rows")
-    pairs: int = Field(600, ge=4, description="preference pairs of steps")
+    pairs: int = Field(600, ge=4, description="preference pairs of steps; where judged, puzzles")
     prompts: int = Field(256, ge=2, description="puzzles for PPO, repeated in a new order when they run out")
     wrong: float = Field(0.15, ge=0, le=1, description="share of supervised rows that end in LEAVE")
     three: float = Field(0.5, ge=0, le=1, description="share of rows from three-number puzzles")
@@ -51,7 +51,9 @@ class Options(Settings):
     )
     results: bool = Field(False, description="whether the results of steps that go wrong are learned as well")
     judged: bool = Field(
-        False, description="whether pairs are single lines instead, with a score of 1 where 24 can be reached, or 0"
+        False,
+        description="whether pairs are puzzles with some thirty beginnings of lines each, whose score is 1 where 24 "
+        "can be reached, or 0",
     )
     validation: float = Field(0.2, gt=0, lt=1, description="share of the puzzles held out, by multiset")
     held_out: list[str] = Field(default_factory=list, description="puzzles that are always held out")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import BloomConfig, FalconConfig, GPTNeoConfig, LlamaConfig, MistralConfig, PretrainedConfig
 
 from alignment import prefix_tree, text_scores
 from alignment.backbone import Backbone
@@ -94,3 +96,21 @@ def test_trees_have_the_states_and_gradients_of_padded_texts(backbone: Backbone,
 def test_the_size_of_a_tree(groups: list[list[tuple[int, ...]]]) -> None:
     for rows in groups:
         assert prefix_tree.size(rows) == len({row[: i + 1] for row in rows for i in range(len(row))})
+
+
+@pytest.mark.parametrize(
+    ("config", "known"),
+    [
+        (LlamaConfig(), True),
+        (MistralConfig(sliding_window=None), True),
+        (MistralConfig(sliding_window=4), False),
+        (FalconConfig(), True),
+        (FalconConfig(alibi=True), False),
+        (BloomConfig(), False),
+        (GPTNeoConfig(), False),
+    ],
+)
+def test_places_that_the_mask_decides_are_left_to_padded_rows(config: PretrainedConfig, known: bool) -> None:
+    config._attn_implementation = "eager"
+    model = SimpleNamespace(get_decoder=lambda: SimpleNamespace(config=config))
+    assert prefix_tree.knows(SimpleNamespace(causal_lm=model)) == known

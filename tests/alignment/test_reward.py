@@ -271,6 +271,14 @@ def test_equal_rewards_are_centred_and_not_blown_up(tiny_model: Path, tmp_path: 
     [
         ({"loss": "bradley_terry"}, scored(), "training row 1: .*learns from pairs .* set reward.loss to regression"),
         ({"loss": "regression"}, pairs(), "this row is a pair; set reward.loss to bradley_terry or margin_ranking"),
+        (
+            {"loss": "regression"},
+            [{"prompt": user("a"), "responses": ["b", "c"], "scores": [1.0]}],
+            "not one score for",
+        ),
+        ({"loss": "regression"}, [{"prompt": user("a"), "responses": [], "scores": []}], "row 1: it has not one score"),
+        ({"loss": "regression"}, [{"prompt": user("a"), "responses": "bc", "scores": [1.0, 2.0]}], "not one score for"),
+        ({"loss": "regression"}, [{"prompt": user("a"), "response": "b"}], "give response and score, or lists"),
         ({}, [*pairs(), "a row"], "training row [0-9]+ of the task is no mapping but str"),
         ({"loss": "margin_ranking"}, [], "no rows to learn from; give data.pairs, or a reward.function"),
         (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -68,8 +69,25 @@ def test_a_training_may_start_from_another_runs_adapter(tiny_model: Path, tmp_pa
     again = curve(tiny_model, tmp_path / "second", start="first", learning_rate=1e-9)
     first, second = (RunDir(tmp_path / name).results("sft")["validation_loss"] for name in ("first", "second"))
     assert second == pytest.approx(first, rel=1e-5) and again[0] < plain[0]
+    assert (
+        RunDir(tmp_path / "second").results("sft")["start_sha256"]
+        == json.loads((tmp_path / "first" / "adapters" / "sft" / "adapter.json").read_text())["sha256"]
+    )
     with pytest.raises(UsageError, match="no run 'third'"):
         curve(tiny_model, tmp_path / "fourth", start="third")
+    (tmp_path / "first" / "adapters" / "sft" / "adapter.json").unlink()
+    with pytest.raises(UsageError, match="first has no trained adapter 'sft'; finish its recipe first"):
+        curve(tiny_model, tmp_path / "fifth", start="first")
+
+
+def test_a_start_of_another_alpha_is_refused(tiny_model: Path, tmp_path: Path) -> None:
+    """Its tensors would fit, and it would be another model."""
+    curve(tiny_model, tmp_path / "first", steps=1)
+    meta = tmp_path / "first" / "adapters" / "sft" / "adapter.json"
+    content = json.loads(meta.read_text())
+    meta.write_text(json.dumps(content | {"lora": content["lora"] | {"alpha": 2 * content["lora"]["alpha"]}}))
+    with pytest.raises(UsageError, match="sft.start: .* alpha .*; set backbone.lora to the same"):
+        curve(tiny_model, tmp_path / "second", start="first")
 
 
 def test_what_saves_memory_changes_no_loss(tiny_model: Path, tmp_path: Path) -> None:

@@ -300,6 +300,16 @@ def test_a_stage_that_has_not_begun_may_have_other_settings(
         align(first, tmp_path)
 
 
+def test_what_rewards_were_scaled_on_stays(tiny_model: Path, tmp_path: Path) -> None:
+    reward = {"steps": 1, "batch_size": 2, "normalize": "reference", "reference_samples": 4}
+    first = recipe_of(tmp_path, tiny_model, reward=reward, stop_after="reward")
+    align(first, tmp_path)
+    other = first.ppo.model_copy(update={"max_tokens": 7})
+    with pytest.raises(UsageError, match=r"another recipe \(changed: ppo.max_tokens\)"):
+        align(first.model_copy(update={"ppo": other}), tmp_path)
+    align(first.model_copy(update={"ppo": first.ppo.model_copy(update={"learning_rate": 1e-3})}), tmp_path)
+
+
 @pytest.mark.parametrize("choice", ["refuse", "skip", "cut"])
 def test_long_rows_of_supervised_tuning(tiny_model: Path, tmp_path: Path, choice: str) -> None:
     rows = [{"prompt": f"question {i}", "completion": "So."} for i in range(20)]
