@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 import yaml
 
+from alignment.config import RewardConfig
 from alignment.errors import UsageError
 from alignment.run_dir import RunDir
 from alignment.scoring import function_scorer
@@ -19,6 +21,7 @@ from graphs.cli.explain import explain_pair
 from graphs.evaluate import run_evaluate
 from graphs.modules import load_function
 from graphs.recipe import Recipe, load_recipe
+from graphs.rewards import function_results
 from graphs.sitting import run_council
 
 PROMPT = [{"role": "user", "content": "4 7 8 8"}]
@@ -150,6 +153,19 @@ def test_what_counts_as_a_number(value: object) -> None:
 def test_what_does_not(value: object) -> None:
     with pytest.raises(UsageError, match="must return a finite number"):
         function_scorer(lambda prompt, response: value, "f")([PROMPT], ["a"])  # type: ignore[arg-type,return-value]
+
+
+@pytest.mark.parametrize("many", [True, False])
+def test_a_function_is_held_against_scores(tmp_path: Path, many: bool) -> None:
+    (tmp_path / "my_rewards.py").write_text(SOURCE)
+    texts, scores = ["a", "bbb", "cc"], [-1.0, -3.0, -2.0]
+    rows = [{"prompt": PROMPT, "response": text, "score": score} for text, score in zip(texts, scores, strict=True)]
+    if many:
+        rows = [{"prompt": PROMPT, "responses": texts, "scores": scores}]
+    config = RewardConfig(loss="regression", function=f"{tmp_path}/my_rewards.py:length")
+    chat = SimpleNamespace(text_ids=lambda text: list(text))
+    found = function_results(config, rows, chat)
+    assert found["pearson"]["value"] == pytest.approx(1) and found["pearson"]["n"] == 3
 
 
 def test_pairs_are_not_needed(tiny_model: Path, tmp_path: Path) -> None:
