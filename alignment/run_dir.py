@@ -22,7 +22,7 @@ from typing import Any
 
 import yaml
 
-from alignment.errors import UsageError
+from alignment.errors import SetupError, UsageError
 from alignment.shipped import shipped
 
 Event = dict[str, Any]
@@ -84,10 +84,10 @@ class RunDir:
         raise UsageError(f"no run {str(name_or_path)!r}; {there}; {trained}")
 
     def adapter(self, role: str) -> Path:
-        """The folder of a trained role; raises UsageError where the run has none (yet)."""
+        """The folder of a trained role; raises SetupError where the run has none (yet)."""
         folder = self.path / "adapters" / role
         if not (folder / "adapter.json").is_file():
-            raise UsageError(f"the run {self.path} has no trained adapter {role!r}; finish its recipe first")
+            raise SetupError(f"the run {self.path} has no adapter {role}; finish its recipe first")
         return folder
 
     @classmethod

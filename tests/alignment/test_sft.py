@@ -14,7 +14,7 @@ from trl import SFTTrainer
 from alignment.backbone import Backbone
 from alignment.batch import encode_rows
 from alignment.config import BackboneConfig, LoraSettings, SFTConfig
-from alignment.errors import UsageError
+from alignment.errors import SetupError, UsageError
 from alignment.run_dir import RunDir
 from alignment.sft import train_sft
 from alignment.sft_trainer import rows_in_order, trl_settings
@@ -76,7 +76,7 @@ def test_a_training_may_start_from_another_runs_adapter(tiny_model: Path, tmp_pa
     with pytest.raises(UsageError, match="no run 'third'"):
         curve(tiny_model, tmp_path / "fourth", start="third")
     (tmp_path / "first" / "adapters" / "sft" / "adapter.json").unlink()
-    with pytest.raises(UsageError, match="first has no trained adapter 'sft'; finish its recipe first"):
+    with pytest.raises(SetupError, match="first has no adapter sft; finish its recipe first"):
         curve(tiny_model, tmp_path / "fifth", start="first")
 
 
