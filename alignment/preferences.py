@@ -12,7 +12,7 @@ from alignment.batch import encode_scored
 from alignment.chat_format import ChatFormat
 from alignment.config import RewardConfig
 from alignment.errors import UsageError
-from alignment.rows import NAMED, fit_lengths, place_of, refuse_other_kind, texts_of
+from alignment.rows import NAMED, fit_lengths, place_of, refuse_other_kind, scored_texts, texts_of
 
 Row = dict[str, Any]
 MARGINS = {"margin_ranking": 1.0, "bradley_terry": 0.0}
@@ -63,6 +63,6 @@ def encode(chat: ChatFormat, rows: Sequence[Row], config: RewardConfig, kind: st
 
 def _targets(row: Row, config: RewardConfig) -> tuple[float, ...]:
     if config.loss == "regression":
-        return tuple(map(float, row["scores"] if "scores" in row else [row["score"]]))
+        return tuple(score for _, score in scored_texts(row))
     margin = MARGINS[config.loss] if config.margin is None else config.margin
     return (float(margin if row.get("margin") is None else row["margin"]),)

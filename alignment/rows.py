@@ -45,7 +45,14 @@ def texts_of(row: Row, config: RewardConfig) -> list[str]:
     where they are not there."""
     if config.loss != "regression":
         return [row["chosen"], row["rejected"]]
-    return list(row["responses"]) if "responses" in row else [row["response"]]
+    return [text for text, _ in scored_texts(row)]
+
+
+def scored_texts(row: Row) -> list[tuple[str, float]]:
+    """The texts of a row of scores, each with its own."""
+    if "responses" not in row:
+        return [(row["response"], float(row["score"]))]
+    return list(zip(row["responses"], map(float, row["scores"]), strict=True))
 
 
 def refuse_other_kind(config: RewardConfig, rows: Sequence[Row], kind: str = "preference") -> None:

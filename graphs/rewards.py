@@ -11,6 +11,7 @@ from alignment.config import PPOConfig, RewardConfig
 from alignment.engine import Engine
 from alignment.errors import UsageError
 from alignment.reward_metrics import pair_results, score_results
+from alignment.rows import scored_texts
 from alignment.run_dir import RunDir
 from alignment.scoring import Prompt, Scorer, function_scorer
 from graphs.modules import load_function
@@ -61,13 +62,7 @@ def function_results(config: RewardConfig, rows: Sequence[Row], chat: ChatFormat
         return score(prompts, responses), [len(chat.text_ids(text)) for text in responses]
 
     if "chosen" not in rows[0]:
-        scored = [
-            (row["prompt"], *one)
-            for row in rows
-            for one in zip(
-                row.get("responses", [row.get("response")]), row.get("scores", [row.get("score")]), strict=True
-            )
-        ]
+        scored = [(row["prompt"], *one) for row in rows for one in scored_texts(row)]
         found_scores, lengths = rewards([(prompt, text) for prompt, text, _ in scored])
         return results | score_results(found_scores, [value for _, _, value in scored], lengths)
     (chosen, first), (rejected, second) = (
