@@ -41,14 +41,15 @@ def think(turn: Turn, runtime: Runtime[Context]) -> State:
 
 
 def _think(turn: Turn, c: Context, tell: Callable[[Event], None]) -> State:
-    """Steps that were said at their place before are written anew, once and together, while there is spare."""
+    """Steps that were said at their place before are written anew, once and together, while there is spare; that two
+    leave in the same words is no repetition but agreement."""
     said = {(part["parent"], text) for part in turn["parts"] for text in part["said"]}
     places = [part for part in turn["parts"] for _ in range(part["count"])]
     thoughts = write_steps(turn, places, 0, [turn["tokens"]] * len(places), c, tell)
     left = {i: turn["tokens"] - t.tokens - t.call_tokens for i, t in enumerate(thoughts)}
     repeated = []
     for i, thought in enumerate(thoughts):
-        if (thought.parent, thought.text) in said and left[i] > 0:
+        if (thought.parent, thought.text) in said and thought.status != "left" and left[i] > 0:
             repeated.append(i)
         said.add((thought.parent, thought.text))
     written = list(thoughts)

@@ -130,6 +130,16 @@ def writes(text: str, finish: str = "stop") -> Fault:
     return lambda done: replace(done, text=text, finish=finish)
 
 
+def test_who_leaves_in_the_same_words_agrees(engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A repeated step is written anew; a repeated departure is not."""
+    settings = {"search": "best_first", "width": 1, "proposals": 6, "rounds": 1, "scorer": "length"}
+    broken(engine, monkeypatch, writes("10"), NAMES)
+    assert sat(seated(engine, **settings), tmp_path)["proposals"] == 6 + 3  # of two by each expert
+    broken(engine, monkeypatch, writes("LEAVE: stuck"), NAMES)
+    result = sat(seated(engine, **settings), tmp_path)
+    assert result["proposals"] == 6 and {t["status"] for t in result["thoughts"]} == {"left"}
+
+
 @pytest.mark.parametrize(
     ("fault", "status", "reason"),
     [
