@@ -49,6 +49,30 @@ def wide_model(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     return folder
 
 
+@pytest.fixture
+def first_calls(monkeypatch: pytest.MonkeyPatch) -> dict[str, dict[str, Any]]:
+    """What an expert calls first before each of its steps, by its name: whether random weights would call anything
+    hangs on how the machine rounds. What is put in here takes the place of the text that they wrote."""
+    from dataclasses import replace
+
+    from agents.tool_calls import CLOSE, OPEN
+    from alignment.engine import Engine
+
+    chosen: dict[str, dict[str, Any]] = {}
+    generate = Engine.generate
+
+    def steered(engine: Engine, requests: Any) -> Any:
+        done = generate(engine, requests)
+        for i, request in enumerate(requests):
+            *_, step, part = ["", "", *str(request.seed).split("/")]
+            if part == "1" and (call := chosen.get(step.partition("-")[0])):
+                done[i] = replace(done[i], text=OPEN + json.dumps(call) + CLOSE, finish="eos")
+        return done
+
+    monkeypatch.setattr(Engine, "generate", steered)
+    return chosen
+
+
 def make_tiny_model(folder: Path, seed: int) -> Path:
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
