@@ -11,11 +11,12 @@ from pathlib import Path
 import numpy as np
 
 from explain.anchors import PRECISION, Decision
+from explain.ask import Message, Progress, Scorer
 from explain.faithful import faithfulness
-from explain.lime import exact_lime
+from explain.lime import fit_lime
 from explain.masks import all_masks
 from explain.result import Flip, PairExplanation, Side
-from explain.table import Message, Progress, RewardTable, Scorer, fill
+from explain.table import RewardTable, fill
 from explain.text import anchors
 from explain.units import MAX_UNITS, segment
 
@@ -96,5 +97,5 @@ def _removed(table: RewardTable, row: int) -> tuple[int, ...]:
 
 
 def _side(table: RewardTable, sign: float) -> Side:
-    lime = exact_lime(table)
+    lime = fit_lime(table)
     return Side(lime, tuple(sign * weight for weight in lime.weights), faithfulness(table, lime.weights))

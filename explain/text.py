@@ -8,10 +8,11 @@ import numpy as np
 
 from explain import beam as alibi_beam
 from explain.anchors import PRECISION, AnchorExplanation, Decision, exact_anchors
+from explain.ask import Message, Progress, Scorer
 from explain.faithful import faithfulness
-from explain.lime import exact_lime
+from explain.lime import fit_lime
 from explain.result import TextExplanation
-from explain.table import Message, Progress, RewardTable, Scorer, fill
+from explain.table import RewardTable, fill
 from explain.units import MAX_UNITS, segment
 
 
@@ -47,7 +48,7 @@ def explain_table(
 ) -> TextExplanation:
     """The same from a table that is already filled."""
     decision = Decision(float(np.median(table.rewards)) if tau is None else float(tau))
-    lime = exact_lime(table)
+    lime = fit_lime(table)
     return TextExplanation(
         prompt=table.prompt,
         lime=lime,

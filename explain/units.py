@@ -6,6 +6,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 MAX_UNITS = 12  # every one of the 2^12 = 4096 masks is still scored, so that answers are exact
 
 Span = tuple[int, int]
@@ -49,6 +51,11 @@ class Units:
             pieces.append(self.text[position : end if kept else start])
             position = end
         return "".join([*pieces, self.text[position:]])
+
+
+def sizes(units: Units) -> np.ndarray:
+    """How many words each unit has, at least 1, float[d]: its length as people count it."""
+    return np.array([max(1, len(_WORD.findall(units[unit]))) for unit in range(len(units))], dtype=float)
 
 
 def steps(text: str) -> tuple[Span, ...]:

@@ -14,9 +14,10 @@ from langgraph.graph import END, START, StateGraph
 from langgraph.runtime import Runtime
 
 from explain.anchors import PRECISION
+from explain.ask import Progress, Scorer
 from explain.pair import explain_tables
 from explain.result import to_json
-from explain.table import Progress, RewardTable, Scorer, fill
+from explain.table import RewardTable, fill
 from explain.text import explain_table
 from explain.units import MAX_UNITS, segment
 
