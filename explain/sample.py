@@ -7,7 +7,7 @@ import numpy as np
 from explain.ask import Rewards
 from explain.masks import draw_masks, lime_distances, lime_kernel
 from explain.regress import wls
-from explain.table import RewardTable, names
+from explain.table import RewardTable, names, table_of
 
 # The largest standard error that is sharp, as a share of the largest weight.
 SHARP = 0.1
@@ -53,10 +53,7 @@ def sampled_table(ask: Rewards, seed: int = 0, budget: int | None = None) -> Rew
         if drawn >= budget or _sharp(masks, rewards, draws):
             break
         target = min(budget, 2 * drawn)
-    scorer = ask.scorer
-    return RewardTable(
-        ask.prompt, ask.units, rewards, scorer.fingerprint, getattr(scorer, "note", ""), masks, draws, ask
-    )
+    return table_of(ask, rewards, masks, draws)
 
 
 def _sharp(masks: np.ndarray, rewards: np.ndarray, draws: np.ndarray) -> bool:

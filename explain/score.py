@@ -35,3 +35,7 @@ class EngineScorer:
 
     def score(self, prompt: list[dict[str, str]], texts: list[str]) -> list[float]:
         return self._engine.score([prompt] * len(texts), texts, role=self._role)
+
+    def score_each(self, prompts: list[list[dict[str, str]]], texts: list[str]) -> list[float]:
+        """One reward per prompt and text, where the prompt is what is explained."""
+        return self._engine.score(prompts, texts, role=self._role)

@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from explain.ask import Ask, Message, Progress, Rewards, Scorer
+from explain.ask import Message, Progress, Rewards, Scorer
 from explain.masks import all_masks, lime_probabilities, row_keeping
+from explain.perturb import renderer
 from explain.units import Units
 
 
@@ -21,6 +22,7 @@ class RewardTable:
 
     masks: None where every mask has its reward, in the order of `all_masks(d)`; else the bool[n, d] masks that have
     one, all different, the whole text first and nothing second. draws: int[n], how often each was drawn.
+    perturbation: what happened to units that were off. response: the answer, where the units are the prompt's.
     ask: gives the rewards of other masks, where a scorer is at hand; it is not part of the JSON.
     """
 
@@ -31,7 +33,9 @@ class RewardTable:
     note: str = ""
     masks: np.ndarray | None = None
     draws: np.ndarray | None = None
-    ask: Ask | None = field(default=None, repr=False)
+    perturbation: str = "remove"
+    response: str | None = None
+    ask: Rewards | None = field(default=None, repr=False)
 
     @property
     def exact(self) -> bool:
@@ -83,29 +87,47 @@ class RewardTable:
             found[missing] = self.ask(masks[missing])
         return found
 
+    def text(self, mask: np.ndarray) -> str:
+        """What a mask bool[d] looks like. Raises ValueError for infilled text without what filled it."""
+        render = self.ask.text if self.ask is not None else renderer(self.perturbation, self.units)
+        return render(mask.tolist())
+
     @cached_property
     def _index(self) -> dict[bytes, int]:
         return {name: row for row, name in enumerate(names(self.rows))}
 
     def to_json(self) -> dict[str, Any]:
-        units = asdict(self.units) | {"spans": [list(span) for span in self.units.spans]}
+        units = asdict(self.units) | {
+            "spans": [list(span) for span in self.units.spans],
+            "swaps": list(self.units.swaps),
+        }
         data = {
             "prompt": self.prompt,
             "units": units,
             "rewards": self.rewards.tolist(),
             "scorer": self.scorer,
             "note": self.note,
+            "perturbation": self.perturbation,
+            "response": self.response,
         }
         if self.masks is not None and self.draws is not None:
             data |= {"masks": [name.hex() for name in names(self.masks)], "draws": self.draws.tolist()}
         return data
 
     @classmethod
-    def from_json(cls, data: dict[str, Any], ask: Ask | None = None) -> RewardTable:
+    def from_json(cls, data: dict[str, Any], ask: Rewards | None = None) -> RewardTable:
         spans = tuple((start, end) for start, end in data["units"]["spans"])
-        units = Units(data["units"]["text"], spans, data["units"]["kind"])
-        rewards = np.array(data["rewards"], dtype=float)
-        table = cls(data["prompt"], units, rewards, data["scorer"], data["note"], ask=ask)
+        units = Units(data["units"]["text"], spans, data["units"]["kind"], tuple(data["units"].get("swaps", ())))
+        table = cls(
+            data["prompt"],
+            units,
+            np.array(data["rewards"], dtype=float),
+            data["scorer"],
+            data["note"],
+            perturbation=data.get("perturbation", "remove"),
+            response=data.get("response"),
+            ask=ask,
+        )
         if "masks" not in data:
             return table
         packed = np.array([list(bytes.fromhex(name)) for name in data["masks"]], dtype=np.uint8)
@@ -134,5 +156,22 @@ def fill(
 
 def exact_table(ask: Rewards) -> RewardTable:
     """The rewards of every mask."""
-    rewards = ask(all_masks(len(ask.units)))
-    return RewardTable(ask.prompt, ask.units, rewards, ask.scorer.fingerprint, getattr(ask.scorer, "note", ""), ask=ask)
+    return table_of(ask, ask(all_masks(len(ask.units))))
+
+
+def table_of(
+    ask: Rewards, rewards: np.ndarray, masks: np.ndarray | None = None, draws: np.ndarray | None = None
+) -> RewardTable:
+    """A table of what was asked."""
+    return RewardTable(
+        ask.prompt,
+        ask.units,
+        rewards,
+        ask.scorer.fingerprint,
+        getattr(ask.scorer, "note", ""),
+        masks,
+        draws,
+        ask.perturbation,
+        ask.response,
+        ask,
+    )
