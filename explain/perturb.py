@@ -30,8 +30,8 @@ def remove(units: Units, mask: Sequence[bool]) -> str:
     """The kept units, with white space and separators repaired where something is gone.
 
     Nothing else is touched: no text changes but next to a removed unit, and at the end. There, a comma, semicolon,
-    colon or dash that separates nothing any more goes, two spaces become one, a line that ended still ends, and the end has the white space of the
-    text's own end. All kept gives the very text.
+    colon or dash that separates nothing any more goes, two spaces become one, a line that ended still ends, and the
+    end has the white space of the text's own end. All kept gives the very text.
     """
     kept, gone = _pieces(units, mask)
     if not any(gone):
