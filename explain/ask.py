@@ -57,8 +57,10 @@ class Rewards:
     ) -> None:
         self.scorer, self.prompt, self.units, self.progress = scorer, prompt, units, progress
         self.perturbation, self.response = perturbation, response
-        if infill is not None and perturbation == "infill":
+        self._cache_dir = cache_dir
+        if infill is not None and perturbation == "infill" and not isinstance(infill, _Remembered):
             infill = _Remembered(infill, prompt, cache_dir)
+        self._infill = infill
         self.text = renderer(perturbation, units, infill)
         self._path = cache.file_for(cache_dir, scorer.fingerprint) if cache_dir is not None else None
         self._kept = cache.read(self._path) if self._path is not None else {}
@@ -69,6 +71,19 @@ class Rewards:
         texts = [self.text(mask) for mask in masks]
         self._ask([text for text in dict.fromkeys(texts) if text not in self._known])
         return np.array([self._known[text] for text in texts], dtype=float)
+
+    def over(self, units: Units, scorer: Scorer | None = None) -> Rewards:
+        """The same for other units, or by another scorer."""
+        return Rewards(
+            scorer or self.scorer,
+            self.prompt,
+            units,
+            self._cache_dir,
+            self.progress,
+            perturbation=self.perturbation,
+            infill=self._infill,
+            response=self.response,
+        )
 
     def _ask(self, texts: list[str]) -> None:
         keys = {text: self._key(text) for text in texts} if self._path else {}

@@ -7,7 +7,8 @@ import numpy as np
 from explain.ask import Rewards
 from explain.masks import draw_masks, lime_distances, lime_kernel
 from explain.regress import wls
-from explain.table import RewardTable, names, table_of
+from explain.table import RewardTable, exact_table, names, table_of
+from explain.units import MAX_UNITS
 
 # The largest standard error that is sharp, as a share of the largest weight.
 SHARP = 0.1
@@ -17,6 +18,11 @@ LEAST = 200
 def default_budget(d: int) -> int:
     """How many masks are drawn at most for d units: below ten per unit, the weights of two seeds differ much."""
     return max(2000, 10 * d)
+
+
+def tabulate(ask: Rewards, seed: int = 0, budget: int | None = None) -> RewardTable:
+    """The exact table where every mask can be scored (at most 12 units), else a sampled one."""
+    return exact_table(ask) if len(ask.units) <= MAX_UNITS else sampled_table(ask, seed, budget)
 
 
 def sampled_table(ask: Rewards, seed: int = 0, budget: int | None = None) -> RewardTable:

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from explain import explain_pair, explain_text
-from explain.pair import smallest_flip
+from explain.flip import smallest_flip
 from explain.result import Flip
 from explain.table import RewardTable
 from explain.units import segment
