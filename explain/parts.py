@@ -9,6 +9,7 @@ from explain.ask import Message, question
 from explain.lime import LimeExplanation
 from explain.result import PairExplanation, TextExplanation
 from explain.units import Units
+from explain.words import number
 
 _TURNED = {chr(code) for code in (*range(0x202A, 0x202F), *range(0x2066, 0x206A))}  # these turn what follows about
 EMPTY = "\N{EMPTY SET}"  # a unit without text, where only the other response has something
@@ -27,8 +28,6 @@ class Part:
 
 def parts(explanation: TextExplanation | PairExplanation) -> list[Part]:
     """One part per text, and one more for a unit that was explained again by its words."""
-    from explain.words import number
-
     values = explanation.method == "shapley"
     found = explanation.anchor.anchors if explanation.anchor else ()
     anchored = found[0].units if found else ()
