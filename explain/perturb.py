@@ -85,14 +85,19 @@ def fill_in(units: Units, mask: Sequence[bool], infill: Infill) -> str:
 PERTURBATIONS: dict[str, Render | None] = {"remove": remove, "placeholder": placeholder, "swap": swap, "infill": None}
 
 
+def known_perturbation(perturbation: str) -> None:
+    """Raises ValueError for an unknown one."""
+    if perturbation not in PERTURBATIONS:
+        raise ValueError(f"Unknown perturbation {perturbation!r}; choose one of {', '.join(PERTURBATIONS)}.")
+
+
 def renderer(perturbation: str, units: Units, infill: Infill | None = None) -> Callable[[Sequence[bool]], str]:
     """What turns a mask into a text.
 
     Raises ValueError (one sentence) for an unknown perturbation, a swap without a second response, and an infill
     without something that fills.
     """
-    if perturbation not in PERTURBATIONS:
-        raise ValueError(f"Unknown perturbation {perturbation!r}; choose one of {', '.join(PERTURBATIONS)}.")
+    known_perturbation(perturbation)
     if perturbation == "infill":
         if infill is None:
             raise ValueError("The perturbation infill needs something that fills gaps; pass infill=, or choose remove.")

@@ -59,13 +59,8 @@ def explain_text(
     option.
     """
     known_method(method)
-    if on not in ("response", "prompt"):
-        raise ValueError(f"Explaining is on the response or on the prompt, not on {on!r}.")
-    if units == "diff":
-        raise ValueError("The units diff need two responses; choose auto for one response.")
+    known_place(on, units)
     text = question(prompt) if on == "prompt" else response
-    if on == "prompt" and not text.strip():
-        raise ValueError("There is nothing to explain: the last user message is empty.")
     cut = segment(text, units, max_units, frozen)
     ask = Rewards(
         scorer,
@@ -128,6 +123,16 @@ def known_method(method: str) -> None:
     """Raises ValueError for an unknown one."""
     if method not in METHODS:
         raise ValueError(f"Unknown method {method!r}; choose one of {', '.join(METHODS)}.")
+
+
+def known_place(on: str, units: str, pair: bool = False) -> None:
+    """Raises ValueError where the units cannot be cut there."""
+    if on not in ("response", "prompt"):
+        raise ValueError(f"Explaining is on the response or on the prompt, not on {on!r}.")
+    if on == "prompt" and pair:
+        raise ValueError("Explaining on the prompt is for one response; leave the other one out.")
+    if units == "diff" and not pair:
+        raise ValueError("The units diff need two responses; choose auto for one response.")
 
 
 def anchors(

@@ -122,7 +122,7 @@ def segment(text: str, units: str = "auto", max_units: int = MAX_UNITS, frozen: 
     if not 1 <= max_units <= MAX_UNITS:
         raise ValueError(f"max_units is {max_units}; choose 1 to {MAX_UNITS}, since every mask is scored.")
     if not text.strip():
-        raise ValueError("There is nothing to explain: the response is empty.")
+        raise ValueError("There is nothing to explain: the text is empty.")
     for start, end in frozen:
         if not 0 <= start <= end <= len(text):
             raise ValueError(f"The frozen span {start} to {end} is not within the text of {len(text)} characters.")

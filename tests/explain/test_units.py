@@ -97,7 +97,7 @@ def test_auto_takes_the_coarsest_cut_with_two_units(text: str, kind: str, count:
             "words",
             "The response has 501 words, more than 500; choose auto, which merges neighbours.",
         ),
-        (" \n", "auto", "There is nothing to explain: the response is empty."),
+        (" \n", "auto", "There is nothing to explain: the text is empty."),
         ("a", "tokens", "Unknown units 'tokens'; choose one of auto, steps, sentences, phrases, words."),
     ],
 )
