@@ -101,7 +101,10 @@ def fit_lime(table: RewardTable) -> LimeExplanation:
         held_out_r2=None if table.exact or constant else _held_out(x, table.rewards, kernel, shares),
         masks=len(masks),
         draws=0 if table.draws is None else int(table.draws.sum()),
-        length=_length(table.units, x, table.rewards, kernel * shares, weights),
+        # What is put in the place of a unit has a length of its own.
+        length=_length(table.units, x, table.rewards, kernel * shares, weights)
+        if table.perturbation in ("remove", "placeholder")
+        else None,
     )
 
 

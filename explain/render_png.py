@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import warnings
 
-from explain.parts import EMPTY, Part, key, parts, printable, scale
+from explain.parts import EMPTY, Part, key, parts, printable
 from explain.result import PairExplanation, TextExplanation
 
 _MOST = 40  # bars in one part; the strongest are shown
@@ -27,10 +27,10 @@ def png(explanation: TextExplanation | PairExplanation, dpi: int = 120) -> bytes
     figure = Figure(figsize=(9.0, 0.26 * sum(heights) + 0.6), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(len(shown), 1, squeeze=False, gridspec_kw={"height_ratios": heights})[:, 0]
-    largest = scale(shown)
+    limits = _limits(shown)
     for part, axis in zip(shown, axes, strict=True):
-        _bars(axis, part, largest)
-    figure.text(0.01, 0.003, key(explanation), fontsize=7, parse_math=False)
+        _bars(axis, part, limits)
+    axes[-1].set_xlabel(key(explanation), fontsize=8, loc="left", parse_math=False)
     file = io.BytesIO()
     with warnings.catch_warnings():  # a font may lack a character, which then is a box
         warnings.simplefilter("ignore", UserWarning)
@@ -38,27 +38,35 @@ def png(explanation: TextExplanation | PairExplanation, dpi: int = 120) -> bytes
     return file.getvalue()
 
 
-def _bars(axis, part: Part, largest: float) -> None:  # type: ignore[no-untyped-def]  # matplotlib's Axes
+def _bars(axis, part: Part, limits: tuple[float, float]) -> None:  # type: ignore[no-untyped-def]  # matplotlib's Axes
     strongest = sorted(range(len(part.weights)), key=lambda unit: -abs(part.weights[unit]))[:_MOST]
     units = sorted(strongest)
     weights = [part.weights[unit] for unit in units]
     colours = [_ADD if weight > 0 else _TAKE for weight in weights]
     errors = [part.errors[unit] for unit in units] if part.errors else None
     axis.barh(range(len(units)), weights, color=colours, xerr=errors, height=0.7, ecolor="#555")
-    labels = axis.set_yticks(range(len(units)), [_label(part, unit) for unit in units], fontsize=8)
-    del labels
+    axis.set_yticks(range(len(units)), [_label(part, unit) for unit in units], fontsize=8)
     for text in axis.get_yticklabels():
         text.set_parse_math(False)
     left_out = len(part.weights) - len(units)
     more = f" ({left_out} weaker units left out)" if left_out else ""
     axis.set_title(part.heading + more, fontsize=9, loc="left", parse_math=False)
-    axis.invert_yaxis()
     axis.axvline(0.0, color="#555", linewidth=0.8)
-    edge = 1.1 * largest if largest > 0 else 1.0
-    axis.set_xlim(-edge, edge)
+    axis.set_xlim(*limits)
+    axis.set_ylim(max(1, len(units)) - 0.4, -0.6)
     axis.tick_params(axis="x", labelsize=8)
     for side in ("top", "right", "left"):
         axis.spines[side].set_visible(False)
+
+
+def _limits(shown: list[Part]) -> tuple[float, float]:
+    """One scale for all parts, with some room."""
+    ends = [0.0]
+    for part in shown:
+        errors = part.errors or (0.0,) * len(part.weights)
+        ends += [weight + sign * error for weight, error in zip(part.weights, errors, strict=True) for sign in (-1, 1)]
+    room = 0.05 * (max(ends) - min(ends)) or 1.0
+    return min(ends) - room, max(ends) + room
 
 
 def _label(part: Part, unit: int) -> str:

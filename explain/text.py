@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import lgamma
 from pathlib import Path
 
 import numpy as np
@@ -98,8 +99,7 @@ def explain_table(
     budget: int | None = None,
 ) -> TextExplanation:
     """The same from a table that is already filled."""
-    draws = table.draws if table.draws is not None else np.ones(len(table.rewards), dtype=int)
-    decision = Decision(float(np.median(np.repeat(table.rewards, draws))) if tau is None else float(tau))
+    decision = Decision(typical_reward(table) if tau is None else float(tau))
     lime = fit_lime(table)
     anchor = anchors(table, decision, threshold, beam, seed, budget) if method in ("anchor", "all") else None
     values = shapley(table, seed, budget) if method in ("shapley", "all") else None
@@ -117,6 +117,23 @@ def explain_table(
         response=table.response,
         method=method,
     )
+
+
+def typical_reward(table: RewardTable) -> float:
+    """The median reward where every unit is kept with probability 1/2, which is the anchors' neighbourhood.
+
+    LIME's draws hold each number of units equally often, so a sampled row counts by how much likelier its number is
+    there.
+    """
+    if table.draws is None:
+        return float(np.median(table.rewards))
+    d = len(table.units)
+    kept = table.rows.sum(axis=1)
+    log = np.array([lgamma(d + 1) - lgamma(k + 1) - lgamma(d - k + 1) for k in range(d + 1)])  # of the binomials
+    weights = table.draws * np.exp(log - log.max())[kept]
+    order = np.argsort(table.rewards, kind="stable")
+    middle = np.searchsorted(np.cumsum(weights[order]), weights.sum() / 2)
+    return float(table.rewards[order][middle])
 
 
 def known_method(method: str) -> None:

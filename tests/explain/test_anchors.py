@@ -14,6 +14,7 @@ from explain.ask import Rewards
 from explain.masks import all_masks, row_keeping
 from explain.sample import sampled_table
 from explain.table import RewardTable
+from explain.text import typical_reward
 from explain.units import segment
 
 
@@ -247,3 +248,11 @@ def test_row_keeping_names_the_mask() -> None:
     masks = all_masks(4)
     for kept in [(), (0,), (1, 3), (0, 1, 2, 3)]:
         assert np.flatnonzero(masks[row_keeping(kept, 4)]).tolist() == list(kept)
+
+
+def test_the_default_threshold_is_a_coins_toss_also_for_a_sample() -> None:
+    weights = np.random.default_rng(5).exponential(size=30)
+    table = Lines(lambda mask: (mask * weights).sum(), 30).table(seed=1)
+    drawn = (np.random.default_rng(6).random((20_000, 30)) < 0.5) @ weights
+    assert 0.44 < np.mean(drawn >= typical_reward(table)) < 0.56
+    assert np.mean(drawn >= np.median(np.repeat(table.rewards, table.draws))) > 0.5

@@ -109,6 +109,7 @@ def test_swapped_spans_turn_one_response_into_the_other(prompt, words) -> None:
     # By Shapley value both sides together are the margin, and either side has half of it.
     assert np.isclose(sum(pair.chosen.margin_values), pair.margin / 2)
     assert np.allclose(pair.chosen.margin_values, pair.rejected.margin_values)
+    assert pair.chosen.lime.length is None  # what is put there has a length of its own
 
 
 @settings(deadline=None, max_examples=40)
