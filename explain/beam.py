@@ -64,10 +64,11 @@ def search(
         np.random.default_rng(seed).random((_COVERAGE, d)) < 0.5,
         DRAWS if draws is None else draws,
     )
+    first = min(_FIRST, DRAWS if draws is None else draws)
     found, note = False, ""
     units: tuple[int, ...] = ()
     try:
-        answer = _search(sampler, threshold, beam_size=1, epsilon=0.15, first=_FIRST, stop_on_first=True)
+        answer = _search(sampler, threshold, beam_size=1, epsilon=0.15, first=first, stop_on_first=True)
         units = tuple(sorted(int(unit) for unit in answer["feature"]))
         found = bool(answer["success"]) and len(units) < d
     except ImportError as error:
@@ -75,7 +76,7 @@ def search(
     except _Spent:
         note = f"the search stopped after {sampler.drawn} masks; a larger budget may find an anchor"
     if not sampler.batches:  # the base rate needs no alibi
-        sampler((0, ()), min(_FIRST, sampler.most or _FIRST))
+        sampler((0, ()), first)
     if not found:
         units = sampler.most_precise()
     agreeing, count = sampler.tally(units)

@@ -10,7 +10,7 @@ import numpy as np
 
 MAX_UNITS = 12  # every one of the 2^12 = 4096 masks is still scored, so that answers are exact
 MAX_SAMPLED = 500  # of a kind that is named; ten texts are scored for each
-DRILL = 8  # parts of one unit: another 256 texts
+DRILL = 6  # parts of one unit: another 64 texts
 
 Span = tuple[int, int]
 

@@ -80,7 +80,7 @@ def _fit(name: str, lime: LimeExplanation) -> str:
     said = "undefined" if held_out is None else f"{held_out:.2f}, {verdict(held_out)}"
     error = max(lime.standard_errors or (0.0,))
     return (
-        f"{name}: LIME's weights were fitted on {lime.masks} different texts; on those held out R² is {said}. "
+        f"{name}: LIME's weights were fitted on {lime.masks} different removals; on those held out R² is {said}. "
         f"No weight's standard error exceeds {number(error)}."
     )
 

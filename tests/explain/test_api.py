@@ -138,7 +138,7 @@ def test_a_chinese_answer_is_cut_at_its_own_marks() -> None:
     found = explain(liked, "为什么?", "水很好，火不坏。天是蓝的。", method="all", drill_down=True)
     assert found.lime.units.kind == "sentences" and found.lime.weights == pytest.approx((1, 0), abs=1e-9)
     words = {found.drill.lime.units[unit]: weight for unit, weight in enumerate(found.drill.lime.weights)}
-    assert max(words, key=words.get) == "好"
+    assert "好" in max(words, key=words.get)
     shows(found)
 
 

@@ -162,6 +162,9 @@ def test_above_twelve_units_the_pair_is_sampled_and_still_antisymmetric(prompt, 
     assert one.chosen.margin_values == tuple(-w for w in two.rejected.margin_values)
     assert one.flip == Flip(two.flip.rejected, two.flip.chosen, -two.flip.margin, False)
     # 2.5 against 0.25: "good" and "right" are worth 4 together, so without "right" 0.5 is left, without "good" -0.5.
+    both = explain_pair(words, prompt, long, other, "words")
+    assert [anchor.units for anchor in both.anchor.anchors] in ([(0,)], [(1,)]) and both.anchor.anchors[0].low > 0.9
+    assert "estimated precision" in " ".join(describe(both))
     assert one.margin == pytest.approx(2.25) and one.flip == Flip((0,), (), pytest.approx(-0.75), False)
 
 
