@@ -27,6 +27,7 @@ class How:
     seed: int = 0
     budget: int | None = None
     drill_down: bool | None = None
+    randomise: bool = False
     png: Path | None = None
 
 
@@ -81,13 +82,15 @@ def _explain(run: RunDir, question: str, responses: list[str], how: How, compute
 
     from alignment.embedded import cache_dir
     from alignment.engine import Engine
-    from explain.score import EngineScorer
+    from explain.score import EngineScorer, RandomHeadScorer
     from graphs.explain import ExplainContext, graph
     from graphs.infill import PolicyInfill
     from graphs.rewards import FunctionScorer
 
     function = str((config.get("reward") or {}).get("function") or "")
     fills = how.perturbation == "infill"
+    if function and how.randomise:
+        raise UsageError("this run's reward is a function, which has no head to draw anew; leave --randomise out")
     engine = None if function and not fills else Engine.open(run.path, compute_dtype=compute_dtype)
     try:
         with Reporter() as report:
@@ -103,6 +106,7 @@ def _explain(run: RunDir, question: str, responses: list[str], how: How, compute
                     progress=progress,
                     infill=PolicyInfill(engine, prompt) if fills and engine is not None else None,
                     drill_down=how.units == "auto" if how.drill_down is None else how.drill_down,
+                    randomised=RandomHeadScorer(engine) if how.randomise and engine is not None else None,
                     seed=how.seed,
                     budget=how.budget,
                 )

@@ -29,6 +29,7 @@ Drill = Annotated[
     bool | None,
     typer.Option("--drill/--no-drill", help="Explain the strongest unit again by word; default: where units are auto."),
 ]
+Randomise = Annotated[bool, typer.Option("--randomise", help="Compare with the same model under a random head.")]
 Png = Annotated[Path | None, typer.Option("--png", help="Also draw the explanation into this file.")]
 ComputeDtype = Annotated[
     str, typer.Option("--compute-dtype", help="float32 is exact; bfloat16 saves memory, and its noise shows.")
@@ -47,6 +48,7 @@ def explain_text(
     seed: Seed = 0,
     budget: Budget = None,
     drill: Drill = None,
+    randomise: Randomise = False,
     png: Png = None,
     json: Json = False,
     compute_dtype: ComputeDtype = "float32",
@@ -60,7 +62,7 @@ def explain_text(
 
     with results(json) as out:
         kept = RunDir.open(run_name, runs_root)
-        how = explain.How(units, method, perturbation, on, seed, budget, drill, png)
+        how = explain.How(units, method, perturbation, on, seed, budget, drill, randomise, png)
         print_explanation(explain.explain_text(kept, question, response, units, compute_dtype, how), json, out)
 
 
@@ -76,6 +78,7 @@ def explain_pair(
     seed: Seed = 0,
     budget: Budget = None,
     drill: Drill = None,
+    randomise: Randomise = False,
     png: Png = None,
     json: Json = False,
     compute_dtype: ComputeDtype = "float32",
@@ -89,5 +92,5 @@ def explain_pair(
 
     with results(json) as out:
         kept = RunDir.open(run_name, runs_root)
-        how = explain.How(units, method, perturbation, "response", seed, budget, drill, png)
+        how = explain.How(units, method, perturbation, "response", seed, budget, drill, randomise, png)
         print_explanation(explain.explain_pair(kept, question, first, second, units, compute_dtype, how), json, out)
