@@ -12,6 +12,7 @@ from explain.units import Units
 from explain.words import number
 
 _TURNED = {chr(code) for code in (*range(0x202A, 0x202F), *range(0x2066, 0x206A))}  # these turn what follows about
+MOST = 40  # units that a table, a picture, and the numbers in a text show
 EMPTY = "\N{EMPTY SET}"  # a unit without text, where only the other response has something
 
 
@@ -24,6 +25,16 @@ class Part:
     weights: tuple[float, ...]
     errors: tuple[float, ...]
     anchored: tuple[int, ...]
+
+    def strongest(self) -> list[int]:
+        """The units to show where room is scarce: the 40 of largest weight and the anchored ones, in their order."""
+        by_weight = sorted(range(len(self.weights)), key=lambda unit: -abs(self.weights[unit]))
+        return sorted({*by_weight[:MOST], *self.anchored})
+
+    def left_out(self) -> str:
+        """What to say of the others."""
+        count = len(self.weights) - len(self.strongest())
+        return f" ({count} weaker units left out)" if count else ""
 
 
 def parts(explanation: TextExplanation | PairExplanation) -> list[Part]:

@@ -56,9 +56,11 @@ def terminal(explanation: TextExplanation | PairExplanation) -> Group:
 
     blocks: list[Table | Text] = [Text(printable(asked(explanation)), style="dim")]
     for part in parts(explanation):
-        table = Table("weight", "unit", title=Text(part.heading, style="bold"), title_justify="left")
+        blocks.append(Text(part.heading + part.left_out(), style="bold"))  # a table's title is as narrow as the table
+        table = Table("weight", "unit")
         table.columns[0].justify = "right"
-        for unit, weight in enumerate(part.weights):
+        for unit in part.strongest():
+            weight = part.weights[unit]
             style = "blue" if weight > 1e-9 else "red" if weight < -1e-9 else "dim"
             mark = " (anchor)" if unit in part.anchored else ""
             text = Text(printable(part.units[unit]).strip() or EMPTY).append(mark, style="bold")
@@ -70,17 +72,18 @@ def terminal(explanation: TextExplanation | PairExplanation) -> Group:
 
 
 def _heat_map(part: Part, largest: float) -> str:
-    pieces, position = [], 0
+    pieces, position, numbered = [], 0, set(part.strongest())
     for unit, ((start, end), weight) in enumerate(zip(part.units.spans, part.weights, strict=True)):
         text = part.units[unit]
         shown = text.rstrip()  # the number stands before the line's end
         share = _STRONGEST * abs(weight) / largest if largest > 1e-9 else 0.0
         side = " ex-add" if weight > 1e-9 else " ex-take" if weight < -1e-9 else ""
         outline = " ex-anchor" if unit in part.anchored else ""
+        weighed = f'<span class="ex-weight">{_weight(part, unit)}</span>' if unit in numbered else ""
         pieces.append(
             f"{_escaped(part.units.text[position:start])}"
             f'<span class="ex-unit{side}{outline}" style="--ex-share: {share:.3f}">{_escaped(shown or EMPTY)}'
-            f'<span class="ex-weight">{_weight(part, unit)}</span></span>{_escaped(text[len(shown) :])}'
+            f"{weighed}</span>{_escaped(text[len(shown) :])}"
         )
         position = end
     return f'<div class="ex-text">{"".join(pieces)}{_escaped(part.units.text[position:])}</div>'

@@ -8,7 +8,6 @@ import warnings
 from explain.parts import EMPTY, Part, key, parts, printable
 from explain.result import PairExplanation, TextExplanation
 
-_MOST = 40  # bars in one part; the strongest are shown
 _LONGEST = 60  # characters of a label
 _ADD, _TAKE = "#2563eb", "#dc2626"
 
@@ -22,8 +21,7 @@ def png(explanation: TextExplanation | PairExplanation, dpi: int = 120) -> bytes
     from matplotlib.figure import Figure  # no pyplot: it would keep state of the process
 
     shown = parts(explanation)
-    rows = [min(_MOST, len(part.weights)) for part in shown]
-    heights = [max(1, count) + 2 for count in rows]
+    heights = [max(1, len(part.strongest())) + 2 for part in shown]
     figure = Figure(figsize=(9.0, 0.26 * sum(heights) + 0.6), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(len(shown), 1, squeeze=False, gridspec_kw={"height_ratios": heights})[:, 0]
@@ -39,8 +37,7 @@ def png(explanation: TextExplanation | PairExplanation, dpi: int = 120) -> bytes
 
 
 def _bars(axis, part: Part, limits: tuple[float, float]) -> None:  # type: ignore[no-untyped-def]  # matplotlib's Axes
-    strongest = sorted(range(len(part.weights)), key=lambda unit: -abs(part.weights[unit]))[:_MOST]
-    units = sorted(strongest)
+    units = part.strongest()
     weights = [part.weights[unit] for unit in units]
     colours = [_ADD if weight > 0 else _TAKE for weight in weights]
     errors = [part.errors[unit] for unit in units] if part.errors else None
@@ -48,9 +45,7 @@ def _bars(axis, part: Part, limits: tuple[float, float]) -> None:  # type: ignor
     axis.set_yticks(range(len(units)), [_label(part, unit) for unit in units], fontsize=8)
     for text in axis.get_yticklabels():
         text.set_parse_math(False)
-    left_out = len(part.weights) - len(units)
-    more = f" ({left_out} weaker units left out)" if left_out else ""
-    axis.set_title(part.heading + more, fontsize=9, loc="left", parse_math=False)
+    axis.set_title(part.heading + part.left_out(), fontsize=9, loc="left", parse_math=False)
     axis.axvline(0.0, color="#555", linewidth=0.8)
     axis.set_xlim(*limits)
     axis.set_ylim(max(1, len(units)) - 0.4, -0.6)

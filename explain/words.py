@@ -129,7 +129,7 @@ def _anchor(anchor: AnchorExplanation | None, yes: str, no: str) -> str:
     claim = yes if anchor.holds else no
     if not anchor.anchors:
         part = anchor.closest
-        text = f"No anchor: nothing short of the whole response makes sure that {claim} ({_need(anchor)})."
+        text = f"No anchor: nothing short of the whole text makes sure that {claim} ({_need(anchor)})."
         if not anchor.exact:
             text = f"No anchor was found that makes sure that {claim} ({_need(anchor)})."
         if part and part.units:

@@ -256,3 +256,22 @@ def test_the_default_threshold_is_a_coins_toss_also_for_a_sample() -> None:
     drawn = (np.random.default_rng(6).random((20_000, 30)) < 0.5) @ weights
     assert 0.44 < np.mean(drawn >= typical_reward(table)) < 0.56
     assert np.mean(drawn >= np.median(np.repeat(table.rewards, table.draws))) > 0.5
+
+
+def test_the_bounds_hold_the_exact_precision() -> None:
+    """Random rules of fourteen lines, enumerated: the searched anchor's true precision lies within its bounds."""
+    inside, found = 0, 0
+    for seed in range(12):
+        weights = np.random.default_rng(seed).exponential(size=14) ** 2
+
+        def rule(mask: np.ndarray, weights: np.ndarray = weights) -> bool:
+            return bool(mask @ weights > weights.sum() / 2)
+
+        searched = beam.search(Lines(rule, 14).table(), HALF, 0.9, seed)
+        exact = precisions(np.array([rule(mask) for mask in all_masks(14)])[::-1])
+        for anchor in searched.anchors:
+            found += 1
+            truth = exact[sum(1 << unit for unit in anchor.units)]
+            inside += anchor.low <= truth <= anchor.high
+            assert truth > 0.85  # the threshold, less alibi's tolerance
+    assert found >= 10 and inside >= found - 1
