@@ -11,7 +11,6 @@ from explain.units import Units
 PLACEHOLDER = "..."
 Render = Callable[[Units, Sequence[bool]], str]
 
-_HANGING = re.compile(r"[ \t]*(?:[,;:]|—|[ \t][–-])?[ \t]*\Z")  # at the end of what stands before a gap
 _LEADING = re.compile(r"[ \t]*[,;:]?[ \t]*")
 
 
@@ -40,7 +39,7 @@ def remove(units: Units, mask: Sequence[bool]) -> str:
     for removed, piece in zip(gone, kept[1:], strict=True):
         out = _mend(out, removed, piece) if removed else out + piece
     if gone[-1] and not kept[-1]:
-        out = _HANGING.sub("", out) if not out.endswith("\n") else out
+        out = _unhung(out) if not out.endswith("\n") else out
     return out.rstrip() + units.text[len(units.text.rstrip()) :] if out.strip() else ""
 
 
@@ -145,12 +144,20 @@ def _mend(left: str, removed: str, right: str) -> str:
         return left + (right if removed.endswith("\n") else right[_length(_LEADING, right) :])
     tail = removed[len(removed.rstrip()) :]
     if "\n" in tail:  # what is left of the line still ends there
-        return _HANGING.sub("", left) + tail + right
+        return _unhung(left) + tail + right
     if right[0] in "\n\r.!?。！？":
-        return _HANGING.sub("", left) + right
+        return _unhung(left) + right
     if left[-1] in " \t":
         return left + right.lstrip(" \t")
     return left + right
+
+
+def _unhung(left: str) -> str:
+    """What stands before a gap without white space at its end and without a mark that separates it from nothing."""
+    body = left.rstrip(" \t")
+    if body[-1:] in tuple(",;:—") or (body[-1:] in ("-", "–") and body[-2:-1] in (" ", "\t")):
+        body = body[:-1].rstrip(" \t")
+    return body
 
 
 def _length(pattern: re.Pattern[str], text: str) -> int:
