@@ -71,12 +71,15 @@ def to_json(audit: Audit) -> dict[str, Any]:
 
 
 def from_json(data: dict[str, Any]) -> Audit:
-    """The inverse of `to_json`. Raises ValueError (one sentence) where the object does not fit."""
+    """The inverse of `to_json`; "source", which a caller may have added, is passed over.
+
+    Raises ValueError (one sentence) where the object does not fit.
+    """
     from pydantic import TypeAdapter, ValidationError
 
     if not isinstance(data, dict) or (data.get("schema_version"), data.get("kind")) != (SCHEMA_VERSION, "audit"):
         raise ValueError(f"This is no audit of schema version {SCHEMA_VERSION}; audit again to make one.")
-    body = {name: value for name, value in data.items() if name not in ("schema_version", "kind")}
+    body = {name: value for name, value in data.items() if name not in ("schema_version", "kind", "source")}
     try:
         return TypeAdapter(Audit).validate_python(body)
     except ValidationError as error:
