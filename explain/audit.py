@@ -78,7 +78,7 @@ def audit(
         beyond = [(known[_key((p, c.more))] - known[_key((p, c.control))]) / unit for p, c in made if c.control]
         found[name] = Probe(PROBES[name][0], mean_effect(changes), mean_effect(beyond) if beyond else None)
     if kind == "pairs" and isinstance(scorer, Comparer):
-        rewards = np.array([finite(scorer.compare(e.prompt, *e.texts), 2) for e in examples])
+        rewards = np.array([_side_by_side(scorer, e) for e in examples])
         found[POSITION] = _exchanged(scorer, [examples[row] for _, row in chosen], unit)
     seen, present = observe(
         rewards,
@@ -127,6 +127,17 @@ def _texts(made: Change) -> list[str]:
 
 def _key(asked: Asked) -> tuple[tuple[str, ...], str]:
     return tuple(part for message in asked[0] for part in message.values()), asked[1]
+
+
+def _side_by_side(judge_of_two: Comparer, example: Example) -> list[float]:
+    """The rewards of both answers in the order in which they were shown, or, where nobody knows it, over both orders:
+    the preferred one stands first in such a row."""
+    a, b = example.texts
+    found = finite(judge_of_two.compare(example.prompt, a, b), 2)
+    if example.ordered:
+        return found
+    turned = finite(judge_of_two.compare(example.prompt, b, a), 2)
+    return [(found[0] + turned[1]) / 2, (found[1] + turned[0]) / 2]
 
 
 def _exchanged(judge_of_two: Comparer, examples: Sequence[Example], unit: float) -> Probe:

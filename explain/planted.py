@@ -117,7 +117,8 @@ def _bucket(word: str) -> int:
 
 def train_head(pairs: Sequence[Example], penalty: float = 10.0) -> HeadScorer:
     """Ridge regression of the labels on the differences of the two answers' features."""
-    sides = [(features(e.texts[0], 1.0), features(e.texts[1], -1.0)) for e in pairs]
+    # where nobody knows which was shown first, the preferred one stands first in the row, which must not be learned
+    sides = [(features(e.texts[0], float(e.ordered)), features(e.texts[1], -float(e.ordered))) for e in pairs]
     used = sorted({column for both in sides for side in both for column in side})
     place = {column: i for i, column in enumerate(used)}
     x = np.zeros((len(pairs), len(used)))

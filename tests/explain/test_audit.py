@@ -147,6 +147,14 @@ def test_a_judge_of_two_is_asked_in_both_orders() -> None:
     assert "position" not in [f.feature for f in audit(Rule(rule), pairs(60)).findings]
 
 
+def test_where_nobody_knows_the_order_a_judge_does_not_profit_from_the_rows() -> None:
+    """The preferred answer stands first in such a row: a judge of positions alone has no opinion of the two."""
+    found = audit(Judge(lambda text: 0.0, 1.0), pairs(60, label=longer))
+    seen = of(found, "length").observed
+    assert seen is not None and seen.reward is not None and seen.model is not None
+    assert (seen.reward.value, seen.model.value) == (0.0, 0.0)
+
+
 def test_single_answers_with_scores() -> None:
     rng = np.random.default_rng(2)
     texts = [answer(rng) for _ in range(500)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -59,3 +61,12 @@ def test_what_is_planted_is_in_the_labels_and_nowhere_else() -> None:
 def test_an_unknown_shortcut_is_refused() -> None:
     with pytest.raises(ValueError, match="length, politeness, position"):
         planted_pairs(1, 0, "colour")
+
+
+def test_a_head_does_not_learn_that_the_preferred_answer_stands_first_in_its_row() -> None:
+    """Pairs of an unknown order are kept with the preferred one first."""
+    rows = [
+        replace(e, texts=e.texts if e.label == 1.0 else e.texts[::-1], label=1.0, ordered=False)
+        for e in planted_pairs(500, 4)
+    ]
+    assert train_head(rows).weights[-1] == 0.0
