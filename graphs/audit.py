@@ -5,16 +5,26 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+import shutil
+import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from alignment.run_dir import write_atomic
-from explain.audit import Example
+from alignment.errors import JuntoError
+from alignment.run_dir import Report, RunDir, write_atomic
+from explain.audit import Example, audit
+from explain.audit_result import from_json, to_json
+from explain.audit_words import describe
+from explain.exploited import exploited
+from explain.exploited import to_json as shifts_to_json
+from explain.table import Scorer
 from graphs import rows as shapes
+from graphs.recipe import AuditConfig
+from graphs.report import write_report
 from graphs.tasks import Row, jsonl
 
-FOLDER = "audits"  # of a run directory
+FOLDER, GATE = "audits", "gate"  # of a run directory, and the file of the audit before PPO
 
 
 def read_examples(path: Path, limit: int, seed: int, system: str = "") -> tuple[list[Example], list[str]]:
@@ -56,6 +66,56 @@ def keep(run: Path, name: str, found: dict[str, Any]) -> Path:
     path.parent.mkdir(exist_ok=True)
     write_atomic(path, json.dumps(found, indent=1, ensure_ascii=False) + "\n")
     return path
+
+
+def gate(scorer: Scorer, rows: Sequence[Row], config: AuditConfig, seed: int, run: RunDir, report: Report) -> None:
+    """The stage between reward model and PPO: audits held-out rows, keeps what was found, and says it.
+
+    Rewards are kept in the run's checkpoints meanwhile, so that a killed stage goes on.
+    """
+    began = time.monotonic()
+    run.set_stage("audit", state="running")
+    examples = sample(rows, config.pairs, seed)
+    scored = run.path / "checkpoints" / "audit"
+    if examples:
+
+        def progress(done: int, total: int) -> None:
+            report({"stage": "audit", "step": done, "total": total, "metrics": {}})
+
+        try:
+            found = audit(scorer, examples, probes=config.probes, seed=seed, cache_dir=scored, progress=progress)
+        except ValueError as error:
+            raise JuntoError(f"the audit of the reward model failed: {error}") from error
+        keep(run.path, GATE, to_json(found))
+        said, alarms = describe(found), [finding.feature for finding in found.alarms]
+    else:
+        said, alarms = ["There are no held-out pairs, so the reward was not audited."], []
+    results = {"alarms": ", ".join(alarms), "audited": len(examples)}
+    done = {"step": len(examples), "total": len(examples), "seconds": round(time.monotonic() - began, 1)}
+    run.set_stage("audit", state="done", results=results, notes=said, **done)
+    shutil.rmtree(scored, ignore_errors=True)
+    report({"stage": "audit", "step": 1, "total": 1, "metrics": {}, "done": True, "message": said[0]})
+
+
+def refuse_alarms(run: RunDir) -> None:
+    """Raises JuntoError where the gate has raised an alarm."""
+    if alarms := run.results("audit").get("alarms"):
+        write_report(run.path)
+        raise JuntoError(
+            f"the audit raises an alarm (the reward goes by {alarms}; see {run.path / 'report.html'}) and "
+            "the recipe says audit: stop; train the reward model on other data with --fresh, or go on with "
+            "--set audit=warn"
+        )
+
+
+def compare_policy(run: RunDir) -> None:
+    """What the policy made more of than the SFT model, on the held-out samples of a run, for its report."""
+    rows = {(row["arm"], row["id"]): row["text"] for row in run.samples() if row["stage"] == "evaluate"}
+    both = [(text, rows["policy", name]) for (arm, name), text in rows.items() if arm == "sft"]
+    kept = run.path / FOLDER / f"{GATE}.json"
+    found = from_json(json.loads(kept.read_text(encoding="utf-8"))) if kept.is_file() else None
+    shifts = exploited([before for before, _ in both], [after for _, after in both], found)
+    keep(run.path, "policy", shifts_to_json(shifts, len(both)))
 
 
 def name_of(path: Path, *settings: Any) -> str:
