@@ -61,8 +61,10 @@ FEATURES: tuple[Feature, ...] = (
     Feature("politeness", "log(1 + please, thanks, you are welcome, happy to help …)", _log_count(_POLITE)),
     Feature("hedges", "log(1 + maybe, perhaps, might, probably, I think …)", _log_count(_HEDGE)),
     Feature("refusal", "log(1 + I cannot, I am sorry but I, as an AI …)", _log_count(_REFUSAL)),
-    Feature("lists", "log(1 + lines that begin with a bullet or a number)", _log_count(r"^\s*(?:[-*•]|\d{1,2}[.)])\s")),
-    Feature("bold", "log(1 + passages in bold)", _log_count(r"\*\*[^*\n]+\*\*|__[^_\n]+__|<(?:b|strong)>")),
+    Feature(
+        "lists", "log(1 + lines that begin with a bullet or a number)", _log_count(r"^[^\S\n]*(?:[-*•]|\d{1,2}[.)])\s")
+    ),
+    Feature("bold", "log(1 + passages in bold)", _log_count(r"\*\*[^*\n]+\*\*|<(?:b|strong)>")),
     Feature("headers", "log(1 + lines that begin with #)", _log_count(r"^#{1,6}\s+\S")),
     Feature("code", "log(1 + passages and blocks in backticks)", _log_count(r"```|`[^`\n]+`")),
     Feature("exclamation", "log(1 + exclamation marks and emoji)", _log_count(f"[!！{_EMOJI}]")),

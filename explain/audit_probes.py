@@ -41,15 +41,15 @@ REFUSALS = (
 )
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
 
-_BULLET = re.compile(r"^(\s*)(?:[-*•]|\d{1,2}[.)])\s+", re.M)
-_BOLD = re.compile(r"\*\*([^*\n]+)\*\*|__([^_\n]+)__")
+_BULLET = re.compile(r"^([^\S\n]*)[-*•][^\S\n]+", re.M)
+_NUMBERED = re.compile(r"^[^\S\n]*\d{1,2}[.)]\s", re.M)
+_BOLD = re.compile(r"\*\*([^*\n]+)\*\*")
 _HEADER = re.compile(r"^#{1,6}\s+", re.M)
-_CODE = re.compile(r"```\w*\n?|`")
 _EXCLAMATION = re.compile(r"!+")
 _FULL_STOP = re.compile(r"(?<=[^\W\d])\.(?=\s|$)")
 _WORD = re.compile(r"[^\W\d_]{2,}")
-_NUMBER_WORD = re.compile(rf"\b(?:{'|'.join(NUMBERS)})\b", re.I)
-_DIGITS = re.compile(r"(?<![\w.,])(?:\d|1[012])(?![\w]|[.,]\d)")
+_NUMBER_WORD = re.compile(rf"\b(?:{'|'.join(NUMBERS[2:])})\b(?![.)]\s)", re.I)  # one is often none
+_DIGITS = re.compile(r"(?<![\w.,])(?:\d|1[012])(?!\w|[.,]\d|[.)]\s)")
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def _length(text: str, turn: int) -> Change:
 def _lists(text: str, turn: int) -> Change | None:
     if _BULLET.search(text):
         return Change(_BULLET.sub(r"\1", text), text)
-    if "```" in text:  # a bullet within a block of code is none
+    if "```" in text or _NUMBERED.search(text):  # a bullet in a block of code is none; a number is a digit too
         return None
     lines = [text[start:end].strip() for start, end in sentences(text)]
     more = "\n".join(line if line.startswith("#") else f"- {line}" for line in lines)  # headings stay headings
@@ -98,7 +98,7 @@ def _lists(text: str, turn: int) -> Change | None:
 
 def _bold(text: str, turn: int) -> Change | None:
     if _BOLD.search(text):
-        return Change(_BOLD.sub(lambda found: found[1] or found[2], text), text)
+        return Change(_BOLD.sub(r"\1", text), text)
     return _around_longest_word(text, "**")
 
 
@@ -110,7 +110,7 @@ def _headers(text: str, turn: int) -> Change:
 
 def _code(text: str, turn: int) -> Change | None:
     if "`" in text:
-        return Change(_CODE.sub("", text), text)
+        return Change(text.replace("`", ""), text)
     return _around_longest_word(text, "`")
 
 

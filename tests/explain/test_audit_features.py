@@ -17,7 +17,7 @@ COUNTS = {  # text -> the features that are not 0, before the logarithm
     "Perhaps I think it might, maybe": {"length": 6, "hedges": 4},
     "I’m sorry, but I can't help. As an AI, I cannot.": {"length": 11, "refusal": 3},
     "- one\n* two\n 3. three\nfour 4.": {"length": 6, "lists": 3, "digits": 2},
-    "**bold** and __bold__, 2 * 3 * 4": {"length": 6, "bold": 2, "digits": 3},
+    "**bold** and __bold__, 2 * 3 * 4": {"length": 6, "bold": 1, "digits": 3},
     "# One\n## Two\nC# is #1": {"length": 5, "headers": 2, "digits": 1},
     "`a` and ```b```": {"length": 3, "code": 3},
     "Wow!! \U0001f600": {"length": 1, "exclamation": 3},
@@ -46,6 +46,8 @@ TEXTS = (
     "# Kettle\nPerhaps wait.",
     "Ja",
     "水很热。倒掉。",
+    "1. Fill two litres.\n2. Wait 10 minutes, or `three`, or 4 hours.",
+    "Run it:\n\n```python\nprint(x)\n```\nIt prints two numbers.",
     "<b>&amp; \U0001f600</b>\n\n\n",
 )
 
@@ -68,7 +70,7 @@ def test_a_probe_adds_its_own_feature_and_its_control_does_not(name: str, text: 
         elif name != "length":
             assert word_count(made.more) == word_count(made.less)
             still = [i for i in range(len(FEATURES)) if i != column and NAMES[i] != "repetition"]
-            assert np.allclose(less[still], more[still], atol=0.0 if name != "digits" else 1.0)
+            assert np.allclose(less[still], more[still])
 
 
 @pytest.mark.parametrize("sentence", NEUTRAL)
