@@ -94,3 +94,26 @@ def explain_pair(
         kept = RunDir.open(run_name, runs_root)
         how = explain.How(units, method, perturbation, "response", seed, budget, drill, randomise, png)
         print_explanation(explain.explain_pair(kept, question, first, second, units, compute_dtype, how), json, out)
+
+
+@app.command("audit")
+def explain_audit(
+    run_name: Annotated[str, typer.Argument(metavar="RUN", help="A run, by name or path.")],
+    data: Annotated[Path, typer.Argument(help="Pairs, scored answers or answers: .jsonl or .json, or either .gz.")],
+    rows: Annotated[int, typer.Option("--rows", min=1, help="Rows that are read, drawn by the seed.")] = 400,
+    probes: Annotated[
+        int, typer.Option("--probes", min=0, help="Answers that are changed and scored again, some 25 times each.")
+    ] = 64,
+    seed: Annotated[int, typer.Option("--seed", help="Of the draw.")] = 0,
+    json: Json = False,
+    compute_dtype: ComputeDtype = "float32",
+    runs_root: RunsRoot = Path("runs"),
+) -> None:
+    """Which surface features (length, politeness, lists …) a reward model goes by, over a data set."""
+    from alignment.run_dir import RunDir
+    from graphs.cli import audit
+    from graphs.cli.output import results
+
+    with results(json) as out:
+        kept = RunDir.open(run_name, runs_root)
+        audit.print_audit(audit.explain_audit(kept, data, rows, probes, seed, compute_dtype), json, out)
