@@ -124,12 +124,17 @@ class Rewards:
                 answers = each([prompt for prompt, _ in asked], [answer for _, answer in asked])
             else:
                 answers = [reward for prompt, answer in asked for reward in self.scorer.score(prompt, [answer])]
-        rewards = [float(reward) for reward in answers]
-        if len(rewards) != len(texts):
-            raise ValueError(f"The scorer answered {len(rewards)} rewards for {len(texts)} texts.")
-        if not all(map(math.isfinite, rewards)):
-            raise ValueError("The reward model answered a value that is not a finite number; retrain or repair it.")
-        return rewards
+        return finite(answers, len(texts))
+
+
+def finite(rewards: Sequence[float], wanted: int) -> list[float]:
+    """The rewards as floats. Raises ValueError where there are not so many, or one is no finite number."""
+    numbers = [float(reward) for reward in rewards]
+    if len(numbers) != wanted:
+        raise ValueError(f"The scorer answered {len(numbers)} rewards for {wanted} texts.")
+    if not all(map(math.isfinite, numbers)):
+        raise ValueError("The reward model answered a value that is not a finite number; retrain or repair it.")
+    return numbers
 
 
 def question(prompt: Sequence[Message]) -> str:

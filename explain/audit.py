@@ -13,14 +13,14 @@ from pathlib import Path
 
 import numpy as np
 
+from explain.ask import Message, Progress, Scorer, finite
 from explain.audit_features import NAMES, POSITION, measure
 from explain.audit_judge import judge
 from explain.audit_observe import observe
 from explain.audit_probes import PROBES, Change, change
 from explain.audit_result import Audit, Probe
-from explain.audit_rewards import Asked, Comparer, finite, rewards_of
+from explain.audit_rewards import Asked, Comparer, rewards_of
 from explain.audit_stats import mean_effect
-from explain.table import Message, Progress, Scorer
 
 LEVEL = 0.005  # of all tests of one audit together
 MIN_EFFECT = 0.2  # standard deviations: Cohen's small effect

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from explain import cache
-from explain.table import Message, Progress, Scorer
+from explain.ask import Message, Progress, Scorer, finite
 
 Asked = tuple[list[Message], str]  # a prompt and an answer to it
 
@@ -48,16 +47,6 @@ def rewards_of(
         if progress is not None:
             progress(done, len(missing))
     return [known[key] for key in keys]
-
-
-def finite(rewards: Sequence[float], wanted: int) -> list[float]:
-    """The rewards as floats. Raises ValueError where there are not so many, or one is no finite number."""
-    numbers = [float(reward) for reward in rewards]
-    if len(numbers) != wanted:
-        raise ValueError(f"The scorer answered {len(numbers)} rewards for {wanted} texts.")
-    if not all(map(math.isfinite, numbers)):
-        raise ValueError("The reward model answered a value that is not a finite number; retrain or repair it.")
-    return numbers
 
 
 def _batches(missing: dict[str, Asked]) -> Iterator[list[tuple[str, Asked]]]:
