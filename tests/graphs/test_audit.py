@@ -127,8 +127,8 @@ def test_one_row_and_a_run_without_a_reward_model(
     assert "Too little data over 1 pair:" in capsys.readouterr().out
     (tmp_path / "recipe.yaml").write_text("name: bare\ndata: {lines: 8, pairs: 8, prompts: 4}\n")
     RunDir(tmp_path / "runs" / "bare").create(resolved(load_recipe(tmp_path / "recipe.yaml")), {})
-    assert main(["explain", "audit", "bare", str(data)]) == 2
-    assert "no trained adapter 'reward'" in capsys.readouterr().err
+    assert main(["explain", "audit", "bare", str(data)]) == 3
+    assert "no adapter reward" in capsys.readouterr().err
 
 
 def test_every_kind_of_row(tmp_path: Path) -> None:
