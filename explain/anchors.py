@@ -1,4 +1,4 @@
-"""Anchors: units that, kept, make the decision hold whatever else is removed. Exact, from the reward table.
+"""Anchors: units that, kept, make the decision hold whatever else is removed. Exact, from the full reward table.
 
 Ribeiro, Singh and Guestrin, "Anchors" (AAAI 2018). The neighbourhood keeps every unit with probability
 1/2, so precision(A) is the share of the masks containing A that decide as the whole text does, and
@@ -16,6 +16,7 @@ from explain.units import Units
 
 PRECISION = 0.95
 SHOWN = 5
+COUNTEREXAMPLES = 3
 
 
 @dataclass(frozen=True)
@@ -32,11 +33,25 @@ class Decision:
 
 @dataclass(frozen=True)
 class Anchor:
-    """Indices of units, the precision of keeping them, and their coverage 2^-size."""
+    """Indices of units, the precision of keeping them, and their coverage 2^-size.
+
+    low, high: KL bounds of a precision that is an estimate, None where it is exact.
+    """
 
     units: tuple[int, ...]
     precision: float
     coverage: float
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class Counterexample:
+    """Units whose removal reverses the decision although the anchor stays, the text that is left, its reward."""
+
+    removed: tuple[int, ...]
+    text: str
+    reward: float
 
 
 @dataclass(frozen=True)
@@ -65,7 +80,10 @@ class AnchorExplanation:
     base_rate: precision of keeping nothing in particular. anchors: the first few, smallest and most precise
     first; empty means that nothing short of the whole text reaches the threshold, and `closest` then is
     the most precise part of it. count: how many minimal anchors there are. beam: None where it was not
-    run, and beam_note says why.
+    run, and beam_note says why. counterexamples: of the first anchor, or of the closest part; fewest removals first.
+
+    exact: False where alibi's search found the anchor among more units than can be enumerated; then there is at most
+    one, its precision is an estimate with bounds, base_rate is one too, and `draws` masks were drawn.
     """
 
     units: Units
@@ -78,6 +96,9 @@ class AnchorExplanation:
     closest: Anchor | None
     beam: BeamCheck | None = None
     beam_note: str = ""
+    counterexamples: tuple[Counterexample, ...] = ()
+    exact: bool = True
+    draws: int = 0
 
 
 def precisions(agree: np.ndarray) -> np.ndarray:
@@ -123,6 +144,27 @@ def exact_anchors(table: RewardTable, decision: Decision, threshold: float = PRE
         anchors=tuple(found[:SHOWN]),
         count=len(found),
         closest=closest,
+        counterexamples=counterexamples(table, decision, found[0] if found else closest),
+    )
+
+
+def counterexamples(
+    table: RewardTable, decision: Decision, anchor: Anchor | None, masks: np.ndarray | None = None
+) -> tuple[Counterexample, ...]:
+    """The masks that keep the anchor and reverse the decision, fewest removals first.
+
+    masks: among which to look, bool[n, d]; None takes all rows of the table.
+    """
+    if anchor is None:
+        return ()
+    masks = table.rows if masks is None else masks
+    masks = masks[masks[:, list(anchor.units)].all(axis=1)]
+    rewards = table.at(masks)
+    reversed_ = np.flatnonzero(decision.of(rewards) != decision.of(np.array([table.reward]))[0])
+    nearest = reversed_[np.argsort((~masks[reversed_]).sum(axis=1), kind="stable")][:COUNTEREXAMPLES]
+    return tuple(
+        Counterexample(tuple(np.flatnonzero(~masks[row]).tolist()), table.text(masks[row]), float(rewards[row]))
+        for row in nearest
     )
 
 

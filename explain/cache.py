@@ -1,4 +1,4 @@
-"""Rewards kept on disk, one JSON line each; a broken line or file only costs a recomputation."""
+"""Rewards and infills kept on disk, one JSON line each; a broken line or file only costs a recomputation."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ import hashlib
 import json
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 
-def file_for(folder: Path, fingerprint: str) -> Path:
-    """The cache file of one scorer."""
+def file_for(folder: Path, fingerprint: str, of: str = "rewards") -> Path:
+    """The cache file of one scorer, or of one infill."""
     digest = hashlib.sha256(fingerprint.encode("utf-8", "surrogatepass")).hexdigest()
-    return folder / f"rewards-{digest[:16]}.jsonl"
+    return folder / f"{of}-{digest[:16]}.jsonl"
 
 
 def key(fingerprint: str, prompt: Sequence[dict[str, str]], text: str) -> str:
@@ -21,8 +22,18 @@ def key(fingerprint: str, prompt: Sequence[dict[str, str]], text: str) -> str:
     return hashlib.sha256(json.dumps([fingerprint, list(prompt), text], sort_keys=True).encode()).hexdigest()
 
 
-def read(path: Path) -> dict[str, float]:
-    """All sound entries {key: reward}; lines that are torn, foreign or not finite are passed over."""
+def is_reward(value: object) -> bool:
+    """A finite float."""
+    return type(value) is float and math.isfinite(value)
+
+
+def is_texts(value: object) -> bool:
+    """A list of strings."""
+    return isinstance(value, list) and all(isinstance(text, str) for text in value)
+
+
+def read(path: Path, is_sound: Callable[[object], bool] = is_reward) -> dict[str, Any]:
+    """All sound entries {key: value}; lines that are torn or foreign are passed over."""
     try:
         lines = path.read_bytes().split(b"\n")
     except OSError:  # not there yet, or not readable: then nothing is known
@@ -30,18 +41,18 @@ def read(path: Path) -> dict[str, float]:
     known = {}
     for line in lines:
         try:
-            name, reward = json.loads(line)
+            name, value = json.loads(line)
         except (ValueError, TypeError, RecursionError):
             continue
-        if isinstance(name, str) and len(name) == 64 and type(reward) is float and math.isfinite(reward):
-            known[name] = reward
+        if isinstance(name, str) and len(name) == 64 and is_sound(value):
+            known[name] = value
     return known
 
 
-def append(path: Path, rewards: dict[str, float]) -> None:
+def append(path: Path, values: dict[str, Any]) -> None:
     """Add entries; a folder that cannot be written costs a warning, not the explanation."""
     # The leading newline closes a line that an interrupted writer may have left open.
-    block = "\n" + "".join(json.dumps([name, reward]) + "\n" for name, reward in rewards.items())
+    block = "\n" + "".join(json.dumps([name, value]) + "\n" for name, value in values.items())
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("ab") as file:

@@ -1,45 +1,119 @@
-"""How faithful LIME's weights are to the reward model, read off the exact table without another call."""
+"""How faithful LIME's weights are to the reward model. From a full table without another call."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
 from math import ceil
 
 import numpy as np
 
+from explain.ask import Scorer
+from explain.lime import fit_lime
 from explain.table import RewardTable
+
+_POINTS = 11  # of a curve over a sampled table
+_ORDERS = 5  # random ones to compare with, there
+
+
+@dataclass(frozen=True)
+class Curves:
+    """Rewards as the units go and come in the order of their weights, highest first.
+
+    counts: how many units are taken, from 0 to all. deletion[i]: the reward without the counts[i] highest; insertion:
+    with only those; random: without counts[i] units in any order, the mean. The areas are means over the share of
+    units, in units of reward: below random is good for deletion, above it for insertion.
+    """
+
+    counts: tuple[int, ...]
+    deletion: tuple[float, ...]
+    insertion: tuple[float, ...]
+    random: tuple[float, ...]
+    deletion_area: float
+    insertion_area: float
+    random_area: float
 
 
 @dataclass(frozen=True)
 class Faithfulness:
-    """All in units of reward, but the correlation.
+    """All in units of reward, but the correlations.
 
     comprehensiveness: by how much the reward falls when the units of highest weight are removed (high is
     good). sufficiency: by how much it falls when only they are kept (low is good). Both are means over
     `counts`, the numbers of units taken. loo_spearman: rank correlation of |weight| and |effect of leaving
-    that unit out|, None where one of the two does not vary.
+    that unit out|, None where one of the two does not vary. curves: None where there is no unit.
+    randomised_spearman: rank correlation of the weights with those for a model whose head was drawn anew (Adebayo et
+    al., NeurIPS 2018): near 0 is good; None where there was no such model, or one side does not vary.
     """
 
     comprehensiveness: float
     sufficiency: float
     counts: tuple[int, ...]
     loo_spearman: float | None
+    curves: Curves | None = None
+    randomised_spearman: float | None = None
 
 
-def faithfulness(table: RewardTable, weights: Sequence[float]) -> Faithfulness:
-    """ERASER's measures (DeYoung et al., ACL 2020) at 1, 5, 10, 20, 50 % of the units, equal counts once."""
+@dataclass(frozen=True)
+class Agreement:
+    """How far two methods agree. measure: "rank correlation" (Spearman's, of signed values; None where one does not
+    vary) or "overlap" (the share of the anchor's units among as many that the other method moves most towards the
+    decision)."""
+
+    first: str
+    second: str
+    measure: str
+    value: float | None
+
+
+def faithfulness(table: RewardTable, weights: Sequence[float], randomised: Scorer | None = None) -> Faithfulness:
+    """ERASER's measures (DeYoung et al., ACL 2020) at 1, 5, 10, 20, 50 % of the units, equal counts once; deletion
+    and insertion (Petsiuk et al., BMVC 2018); leave-one-out; and, given a scorer of a randomised model, how much of
+    the weights that one has too.
+
+    A sampled table asks for what it lacks: about 1 reward per unit, and 65 more.
+    """
     d = len(table.units)
     order = sorted(range(d), key=lambda unit: -weights[unit])
     counts = tuple(sorted({ceil(share * d / 100) for share in (1, 5, 10, 20, 50)}))
     whole = table.reward
-    left_out = [whole - table.keeping([other for other in range(d) if other != unit]) for unit in range(d)]
-    return Faithfulness(
+    found = Faithfulness(
         comprehensiveness=float(np.mean([whole - table.keeping(order[count:]) for count in counts])),
         sufficiency=float(np.mean([whole - table.keeping(order[:count]) for count in counts])),
         counts=counts,
-        loo_spearman=spearman(np.abs(weights), np.abs(left_out)),
+        loo_spearman=spearman(np.abs(weights), np.abs(left_out(table))),
+        curves=_curves(table, order) if d else None,
     )
+    if randomised is None or table.ask is None:
+        return found
+    ask = table.ask.over(table.units, randomised)
+    other = fit_lime(replace(table, rewards=ask(table.rows), scorer=randomised.fingerprint, ask=ask))
+    return replace(found, randomised_spearman=spearman(np.array(weights), np.array(other.weights)))
+
+
+def left_out(table: RewardTable) -> np.ndarray:
+    """By how much the reward falls when just one unit is removed, float[d]."""
+    return table.reward - table.at(~np.eye(len(table.units), dtype=bool))
+
+
+def agreement(
+    weights: Mapping[str, Sequence[float]], anchor: Sequence[int] | None = None, holds: bool = True
+) -> tuple[Agreement, ...]:
+    """Each two methods against each other, from the values that each gives to the units.
+
+    anchor: its units, where there is one that fixes any; holds: whether the anchored decision is "yes", so that high
+    values speak for it.
+    """
+    pairs = [
+        Agreement(first, second, "rank correlation", spearman(np.array(weights[first]), np.array(weights[second])))
+        for first, second in combinations(weights, 2)
+    ]
+    if anchor:
+        for name, values in weights.items():
+            best = sorted(range(len(values)), key=lambda unit: -values[unit] if holds else values[unit])[: len(anchor)]
+            pairs.append(Agreement("Anchor", name, "overlap", len(set(best) & set(anchor)) / len(anchor)))
+    return tuple(pairs)
 
 
 def spearman(a: np.ndarray, b: np.ndarray) -> float | None:
@@ -56,3 +130,27 @@ def _ranks(values: np.ndarray) -> np.ndarray:
     rounded = np.round(values / largest, 9) if largest > 0 else values
     _, group, size = np.unique(rounded, return_inverse=True, return_counts=True)
     return (np.cumsum(size) - (size - 1) / 2)[group]
+
+
+def _curves(table: RewardTable, order: Sequence[int]) -> Curves:
+    d = len(order)
+    counts = np.arange(d + 1) if table.exact else np.unique(np.linspace(0, d, _POINTS).round().astype(int))
+    rank = np.empty(d, dtype=int)
+    rank[list(order)] = np.arange(d)
+    deletion = table.at(rank[None, :] >= counts[:, None])
+    insertion = table.at(rank[None, :] < counts[:, None])
+    if table.exact:  # the mean over all orders is the mean over all masks of a size
+        removed = (~table.rows).sum(axis=1)
+        chance = np.array([table.rewards[removed == count].mean() for count in counts])
+    else:
+        rng = np.random.default_rng(0)
+        ranks = np.array([rng.permutation(d) for _ in range(_ORDERS)])
+        masks = ranks[:, None, :] >= counts[None, :, None]
+        chance = table.at(masks.reshape(-1, d)).reshape(_ORDERS, -1).mean(axis=0)
+    return Curves(
+        tuple(counts.tolist()),
+        tuple(deletion.tolist()),
+        tuple(insertion.tolist()),
+        tuple(chance.tolist()),
+        *(float(np.trapezoid(curve, counts / d)) for curve in (deletion, insertion, chance)),
+    )

@@ -43,3 +43,10 @@ def lime_probabilities(masks: np.ndarray, num_samples: int = 5000) -> np.ndarray
     removed = d - masks.sum(axis=1)
     drawn = np.array([1.0 / (d * comb(d, int(count))) for count in removed]) * (num_samples - 1) / num_samples
     return np.where(removed == 0, 1.0 / num_samples, drawn)
+
+
+def draw_masks(d: int, count: int, rng: np.random.Generator) -> np.ndarray:
+    """bool[count, d], as LimeTextExplainer draws: how many units to remove uniformly from 1..d, then which."""
+    removed = rng.integers(1, d + 1, size=count)
+    ranks = rng.random((count, d)).argsort(axis=1).argsort(axis=1)
+    return ranks >= removed[:, None]

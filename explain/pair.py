@@ -6,18 +6,25 @@ equals LIME on each side, the rejected one negated: two tables of 2^d rewards in
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
+from explain.align import diff_units
 from explain.anchors import PRECISION, Decision
+from explain.ask import Message, Progress, Rewards, Scorer
 from explain.faithful import faithfulness
-from explain.lime import exact_lime
-from explain.masks import all_masks
-from explain.result import Flip, PairExplanation, Side
-from explain.table import Message, Progress, RewardTable, Scorer, fill
-from explain.text import anchors
-from explain.units import MAX_UNITS, segment
+from explain.flip import smallest_flip
+from explain.lime import fit_lime
+from explain.perturb import Infill
+from explain.result import PairExplanation, Side
+from explain.sample import tabulate
+from explain.shapley import shapley
+from explain.table import RewardTable
+from explain.text import agreements, anchors, drilled, known_method
+from explain.units import MAX_UNITS, Units, segment
 
 
 def explain_pair(
@@ -32,69 +39,116 @@ def explain_pair(
     beam: bool = True,
     cache_dir: Path | None = None,
     progress: Progress | None = None,
+    method: str = "all",
+    perturbation: str = "remove",
+    infill: Infill | None = None,
+    drill_down: bool = False,
+    randomised: Scorer | None = None,
+    seed: int = 0,
+    budget: int | None = None,
 ) -> PairExplanation:
     """Which units of both responses make the margin, which of the chosen one suffice to beat the rejected
     one, and the fewest units whose removal reverses the preference.
 
-    Nothing is swapped where `chosen` is not the better one: the margin is then negative. The other
-    arguments and errors are those of `explain_text`.
+    Nothing is swapped where `chosen` is not the better one: the margin is then negative. units: also "diff", the
+    spans in which the two differ. perturbation: also "swap": a unit that is off becomes what the other response has
+    in its place ("auto" then is "diff"). The other arguments and errors are those of `explain_text`.
     """
+    known_method(method)
     # Both are cut before anything is scored, so that a refusal costs nothing.
-    cut = segment(chosen, units, max_units), segment(rejected, units, max_units)
-    tables = [fill(scorer, prompt, side, cache_dir, progress) for side in cut]
-    return explain_tables(tables[0], tables[1], threshold=threshold, beam=beam)
-
-
-def explain_tables(
-    chosen: RewardTable, rejected: RewardTable, *, threshold: float = PRECISION, beam: bool = True
-) -> PairExplanation:
-    """The same from two tables that are already filled."""
-    margin = chosen.reward - rejected.reward
-    return PairExplanation(
-        prompt=chosen.prompt,
-        chosen=_side(chosen, 1.0),
-        rejected=_side(rejected, -1.0),
-        margin=margin,
-        preferred="chosen" if margin > 0 else "rejected" if margin < 0 else "neither",
-        anchor=anchors(chosen, Decision(rejected.reward, strict=True), threshold, beam),
-        flip=smallest_flip(chosen, rejected),
-        scorer=chosen.scorer,
-        note=chosen.note,
+    cut = cut_pair(chosen, rejected, units, max_units, perturbation)
+    tables = pair_tables(
+        [Rewards(scorer, prompt, side, cache_dir, progress, perturbation=perturbation, infill=infill) for side in cut],
+        seed,
+        budget,
+    )
+    return explain_tables(
+        tables[0],
+        tables[1],
+        threshold=threshold,
+        beam=beam,
+        method=method,
+        drill_down=drill_down,
+        randomised=randomised,
+        seed=seed,
+        budget=budget,
     )
 
 
-def smallest_flip(chosen: RewardTable, rejected: RewardTable) -> Flip | None:
-    """The fewest units, of both responses together, whose removal reverses the preference.
-
-    Among equally few: fewest units of the preferred response, then the widest reversal. None where nothing
-    reverses it, or where neither is preferred.
-    """
-    if chosen.reward == rejected.reward:
-        return None
-    if chosen.reward < rejected.reward:
-        mirrored = smallest_flip(rejected, chosen)
-        return Flip(mirrored.rejected, mirrored.chosen, -mirrored.margin) if mirrored else None
-    lowest, highest = _best_removals(-chosen.rewards), _best_removals(rejected.rewards)
-    by_size = sorted((a + b, a, b) for a in range(len(lowest)) for b in range(len(highest)))
-    for _, a, b in by_size:
-        margin = float(chosen.rewards[lowest[a]] - rejected.rewards[highest[b]])
-        if margin < 0:
-            return Flip(_removed(chosen, lowest[a]), _removed(rejected, highest[b]), margin)
-    return None
+def cut_pair(chosen: str, rejected: str, units: str, max_units: int, perturbation: str) -> tuple[Units, Units]:
+    """The units of both responses. Raises ValueError (one sentence) where they cannot be cut so."""
+    for text in (chosen, rejected):
+        if not text.strip():
+            raise ValueError("There is nothing to explain: a response is empty.")
+    if units == "diff" or (perturbation == "swap" and units == "auto"):
+        return diff_units(chosen, rejected, max_units)
+    if perturbation == "swap":
+        raise ValueError(f"The perturbation swap goes with the units diff, not with {units}; choose diff or auto.")
+    return segment(chosen, units, max_units), segment(rejected, units, max_units)
 
 
-def _best_removals(values: np.ndarray) -> list[int]:
-    """For each number of removed units, 0..d, the row with the highest value."""
-    d = values.size.bit_length() - 1
-    removed = d - all_masks(d).sum(axis=1)
-    rows = [np.flatnonzero(removed == count) for count in range(d + 1)]
-    return [int(group[np.argmax(values[group])]) for group in rows]
+def pair_tables(asks: Sequence[Rewards], seed: int = 0, budget: int | None = None) -> tuple[RewardTable, RewardTable]:
+    """One table for each side. Where units are swapped, one response's masks are the other's turned about, so that
+    their texts are scored once."""
+    chosen, rejected = asks
+    table = tabulate(chosen, seed, budget)
+    if chosen.perturbation == "swap":
+        return table, replace(table, units=rejected.units, rewards=table.rewards[::-1].copy(), ask=rejected)
+    return table, tabulate(rejected, seed, budget)
 
 
-def _removed(table: RewardTable, row: int) -> tuple[int, ...]:
-    return tuple(np.flatnonzero(~all_masks(len(table.units))[row]).tolist())
+def explain_tables(
+    chosen: RewardTable,
+    rejected: RewardTable,
+    *,
+    threshold: float = PRECISION,
+    beam: bool = True,
+    method: str = "all",
+    drill_down: bool = False,
+    randomised: Scorer | None = None,
+    seed: int = 0,
+    budget: int | None = None,
+) -> PairExplanation:
+    """The same from two tables that are already filled."""
+    margin = chosen.reward - rejected.reward
+    wants_anchor = method in ("anchor", "all")
+    decision = Decision(rejected.reward, strict=True)
+    anchor = anchors(chosen, decision, threshold, beam, seed, budget) if wants_anchor else None
+    sides = [
+        _side(table, sign, method in ("shapley", "all"), randomised, seed, budget)
+        for table, sign in ((chosen, 1.0), (rejected, -1.0))
+    ]
+    if drill_down:
+        strongest = int(np.argmax([max(map(abs, side.margin_weights), default=0.0) for side in sides]))
+        table = (chosen, rejected)[strongest]
+        sides[strongest] = replace(sides[strongest], drill=drilled(table, sides[strongest].lime))
+    return PairExplanation(
+        prompt=chosen.prompt,
+        chosen=sides[0],
+        rejected=sides[1],
+        margin=margin,
+        preferred="chosen" if margin > 0 else "rejected" if margin < 0 else "neither",
+        anchor=anchor,
+        flip=smallest_flip(chosen, rejected),
+        scorer=chosen.scorer,
+        note=chosen.note,
+        perturbation=chosen.perturbation,
+        method=method,
+    )
 
 
-def _side(table: RewardTable, sign: float) -> Side:
-    lime = exact_lime(table)
-    return Side(lime, tuple(sign * weight for weight in lime.weights), faithfulness(table, lime.weights))
+def _side(
+    table: RewardTable, sign: float, wants_values: bool, randomised: Scorer | None, seed: int, budget: int | None
+) -> Side:
+    lime = fit_lime(table)
+    values = shapley(table, seed, budget) if wants_values else None
+    # Swapping all units of one side makes the other: each side tells the whole margin, so each counts for half.
+    share = sign / 2 if table.perturbation == "swap" else sign
+    return Side(
+        lime,
+        tuple(share * weight for weight in lime.weights),
+        faithfulness(table, lime.weights, randomised),
+        values,
+        tuple(share * value for value in values.values) if values else (),
+        agreements(table, lime, values, None),
+    )

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from html import escape
 from typing import TYPE_CHECKING
-from unicodedata import category
 
-from explain.lime import LimeExplanation
+from explain.parts import EMPTY, Part, asked, key, parts, printable, scale
 from explain.result import PairExplanation, TextExplanation
 from explain.words import describe, number
 
@@ -33,20 +32,18 @@ CSS = """
 """.strip()
 
 _STRONGEST = 0.45
-# Heading, lime, the weights to show, the anchored units.
-_Part = tuple[str, LimeExplanation, tuple[float, ...], tuple[int, ...]]
 
 
 def html_fragment(explanation: TextExplanation | PairExplanation) -> str:
     """A <section class="explanation"> without script; the page supplies `CSS` once. Everything is escaped."""
-    parts = _parts(explanation)
-    scale = _scale(parts)
-    body = "".join(f"<h4>{escape(part[0])}</h4>{_heat_map(part, scale)}" for part in parts)
-    outlined = " Outlined: the anchor." if any(anchored for *_, anchored in parts) else ""
-    findings = "".join(f"<li>{escape(line)}</li>" for line in describe(explanation))
+    shown = parts(explanation)
+    largest = scale(shown)
+    body = "".join(f"<h4>{_escaped(part.heading)}</h4>{_heat_map(part, largest)}" for part in shown)
+    outlined = " Outlined: the anchor." if any(part.anchored for part in shown) else ""
+    findings = "".join(f"<li>{_escaped(line)}</li>" for line in describe(explanation))
     return (
-        f'<section class="explanation"><p class="ex-prompt">{escape(_question(explanation))}</p>{body}'
-        f'<p class="ex-key">{escape(_key(explanation))}{outlined}</p>'
+        f'<section class="explanation"><p class="ex-prompt">{_escaped(asked(explanation))}</p>{body}'
+        f'<p class="ex-key">{_escaped(key(explanation))}{outlined}</p>'
         f'<ul class="ex-findings">{findings}</ul></section>'
     )
 
@@ -57,68 +54,45 @@ def terminal(explanation: TextExplanation | PairExplanation) -> Group:
     from rich.table import Table
     from rich.text import Text
 
-    blocks: list[Table | Text] = [Text(_printable(_question(explanation)), style="dim")]
-    for heading, lime, weights, anchored in _parts(explanation):
-        table = Table("weight", "unit", title=Text(heading, style="bold"), title_justify="left")
+    blocks: list[Table | Text] = [Text(printable(asked(explanation)), style="dim")]
+    for part in parts(explanation):
+        blocks.append(Text(part.heading + part.left_out(), style="bold"))  # a table's title is as narrow as the table
+        table = Table("weight", "unit")
         table.columns[0].justify = "right"
-        for unit, weight in enumerate(weights):
+        for unit in part.strongest():
+            weight = part.weights[unit]
             style = "blue" if weight > 1e-9 else "red" if weight < -1e-9 else "dim"
-            mark = " (anchor)" if unit in anchored else ""
-            text = Text(_printable(lime.units[unit]).strip()).append(mark, style="bold")
-            table.add_row(Text(number(weight, signed=True), style=style), text)
+            mark = " (anchor)" if unit in part.anchored else ""
+            text = Text(printable(part.units[unit]).strip() or EMPTY).append(mark, style="bold")
+            table.add_row(Text(_weight(part, unit), style=style), text)
         blocks.append(table)
-    blocks.append(Text(_key(explanation), style="dim"))
-    blocks += [Text(f"- {_printable(line)}") for line in describe(explanation)]
+    blocks.append(Text(key(explanation), style="dim"))
+    blocks += [Text(f"- {printable(line)}") for line in describe(explanation)]
     return Group(*blocks)
 
 
-def _parts(explanation: TextExplanation | PairExplanation) -> list[_Part]:
-    found = explanation.anchor.anchors
-    anchored = found[0].units if found else ()
-    if isinstance(explanation, PairExplanation):
-        chosen, rejected = explanation.chosen, explanation.rejected
-        return [
-            (f"Chosen, reward {number(chosen.lime.reward)}", chosen.lime, chosen.margin_weights, anchored),
-            (f"Rejected, reward {number(rejected.lime.reward)}", rejected.lime, rejected.margin_weights, ()),
-        ]
-    lime = explanation.lime
-    return [(f"Response, reward {number(lime.reward)}", lime, lime.weights, anchored)]
-
-
-def _scale(parts: list[_Part]) -> float:
-    return max((abs(weight) for _, _, weights, _ in parts for weight in weights), default=0.0)
-
-
-def _heat_map(part: _Part, scale: float) -> str:
-    _, lime, weights, anchored = part
-    pieces, position = [], 0
-    for unit, ((start, end), weight) in enumerate(zip(lime.units.spans, weights, strict=True)):
-        text = lime.units[unit]
+def _heat_map(part: Part, largest: float) -> str:
+    pieces, position, numbered = [], 0, set(part.strongest())
+    for unit, ((start, end), weight) in enumerate(zip(part.units.spans, part.weights, strict=True)):
+        text = part.units[unit]
         shown = text.rstrip()  # the number stands before the line's end
-        share = _STRONGEST * abs(weight) / scale if scale > 1e-9 else 0.0
+        share = _STRONGEST * abs(weight) / largest if largest > 1e-9 else 0.0
         side = " ex-add" if weight > 1e-9 else " ex-take" if weight < -1e-9 else ""
-        outline = " ex-anchor" if unit in anchored else ""
+        outline = " ex-anchor" if unit in part.anchored else ""
+        weighed = f'<span class="ex-weight">{_weight(part, unit)}</span>' if unit in numbered else ""
         pieces.append(
-            f"{escape(lime.units.text[position:start])}"
-            f'<span class="ex-unit{side}{outline}" style="--ex-share: {share:.3f}">{escape(shown)}'
-            f'<span class="ex-weight">{number(weight, signed=True)}</span></span>{escape(text[len(shown) :])}'
+            f"{_escaped(part.units.text[position:start])}"
+            f'<span class="ex-unit{side}{outline}" style="--ex-share: {share:.3f}">{_escaped(shown or EMPTY)}'
+            f"{weighed}</span>{_escaped(text[len(shown) :])}"
         )
         position = end
-    return f'<div class="ex-text">{"".join(pieces)}{escape(lime.units.text[position:])}</div>'
+    return f'<div class="ex-text">{"".join(pieces)}{_escaped(part.units.text[position:])}</div>'
 
 
-def _key(explanation: TextExplanation | PairExplanation) -> str:
-    what = "the margin" if isinstance(explanation, PairExplanation) else "the reward"
-    return f"What each unit adds to {what} (LIME): blue and + add, red and - take away."
+def _weight(part: Part, unit: int) -> str:
+    error = f" ±{number(part.errors[unit])}" if part.errors else ""
+    return number(part.weights[unit], signed=True) + error
 
 
-def _question(explanation: TextExplanation | PairExplanation) -> str:
-    asked = [message["content"] for message in explanation.prompt if message["role"] == "user"]
-    return asked[-1] if asked else ""
-
-
-def _printable(text: str) -> str:
-    """Without control characters, which in a model's output could drive the terminal."""
-    return "".join(
-        "\N{REPLACEMENT CHARACTER}" if category(char) == "Cc" and char not in "\n\t" else char for char in text
-    )
+def _escaped(text: str) -> str:
+    return escape(printable(text))

@@ -35,3 +35,41 @@ class EngineScorer:
 
     def score(self, prompt: list[dict[str, str]], texts: list[str]) -> list[float]:
         return self._engine.score([prompt] * len(texts), texts, role=self._role)
+
+    def score_each(self, prompts: list[list[dict[str, str]]], texts: list[str]) -> list[float]:
+        """One reward per prompt and text, where the prompt is what is explained."""
+        return self._engine.score(prompts, texts, role=self._role)
+
+
+class RandomHeadScorer(EngineScorer):
+    """The same model with a head that was drawn anew: what weights owe to the head, they must not have here.
+
+    The head has the scale of the trained one. The trained one is out of place while this scores, so nothing else may
+    score meanwhile.
+    """
+
+    def __init__(self, engine: Engine, role: str = "reward", seed: int = 0) -> None:
+        import torch
+
+        super().__init__(engine, role)
+        trained = engine.backbone.heads[role]
+        generator = torch.Generator().manual_seed(seed)
+        drawn = torch.randn(trained.weight.shape, generator=generator) * trained.weight.detach().std().cpu()
+        self._head = torch.nn.Linear(trained.in_features, trained.out_features, dtype=torch.float32)
+        with torch.no_grad():
+            self._head.weight.copy_(drawn)
+            self._head.bias.zero_()
+        self._head.to(trained.weight.device)
+        self.fingerprint = json.dumps({"random head": seed, "of": self.fingerprint})
+
+    def score(self, prompt: list[dict[str, str]], texts: list[str]) -> list[float]:
+        return self.score_each([prompt] * len(texts), texts)
+
+    def score_each(self, prompts: list[list[dict[str, str]]], texts: list[str]) -> list[float]:
+        heads = self._engine.backbone.heads
+        trained = heads[self._role]
+        heads[self._role] = self._head
+        try:
+            return super().score_each(prompts, texts)
+        finally:
+            heads[self._role] = trained

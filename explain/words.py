@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from explain.anchors import AnchorExplanation
-from explain.faithful import Faithfulness
+from explain.anchors import Anchor, AnchorExplanation
+from explain.faithful import Agreement, Faithfulness
 from explain.lime import LimeExplanation
 from explain.result import PairExplanation, TextExplanation
+from explain.shapley import ShapleyExplanation
 from explain.units import Units
 
 _LONGEST_QUOTE = 48
+_MOST_QUOTED = 6
 
 
 def number(value: float, signed: bool = False) -> str:
@@ -28,17 +30,31 @@ def describe(explanation: TextExplanation | PairExplanation) -> list[str]:
             _anchor(explanation.anchor, "chosen beats rejected", "chosen does not beat rejected"),
             _flip(explanation),
             *(_fit(name, side.lime) for name, side in sides),
+            *(_length(name, side.lime) for name, side in sides),
             *(_faithful(name, side.faithfulness) for name, side in sides),
+            *(_shapley(name, side.shapley) for name, side in sides),
+            *(_agreement(name, side.agreement) for name, side in sides),
         ]
     else:
-        tau = number(explanation.anchor.decision.tau)
+        name = "Response" if explanation.response is None else "Prompt"
+        tau = number(explanation.anchor.decision.tau) if explanation.anchor else ""
         lines = [
-            _reward("Response", explanation.lime),
+            _reward(name, explanation.lime),
             _anchor(explanation.anchor, f"the reward reaches {tau}", f"the reward stays below {tau}"),
-            _fit("Response", explanation.lime),
-            _faithful("Response", explanation.faithfulness),
+            _fit(name, explanation.lime),
+            _length(name, explanation.lime),
+            _faithful(name, explanation.faithfulness),
+            _shapley(name, explanation.shapley),
+            _agreement(name, explanation.agreement),
         ]
-    return [line for line in [*lines, explanation.note] if line]
+    return [line for line in [*lines, _OFF.get(explanation.perturbation, ""), explanation.note] if line]
+
+
+_OFF = {
+    "placeholder": "Units that are off are replaced by “...”, so “removed” means that here.",
+    "swap": "Units that are off become what the other response has in their place, so “removed” means that here.",
+    "infill": "Units that are off are written anew by the infill, so “removed” means that here.",
+}
 
 
 def _margin(pair: PairExplanation) -> str:
@@ -57,31 +73,103 @@ def _reward(name: str, lime: LimeExplanation) -> str:
 def _fit(name: str, lime: LimeExplanation) -> str:
     if lime.r2 is None:
         return f"{name}: the reward is the same whatever is removed."
-    doubt = " Below 0.5 the weights are a poor summary: units act together." if lime.r2 < 0.5 else ""
-    return f"{name}: LIME's weights account for R² {lime.r2:.2f} of the reward.{doubt}"
+    if lime.exact:
+        doubt = " Below 0.5 the weights are a poor summary: units act together." if lime.r2 < 0.5 else ""
+        return f"{name}: LIME's weights account for R² {lime.r2:.2f} of the reward.{doubt}"
+    held_out = lime.held_out_r2
+    said = "undefined" if held_out is None else f"{held_out:.2f}, {verdict(held_out)}"
+    error = max(lime.standard_errors or (0.0,))
+    return (
+        f"{name}: LIME's weights were fitted on {lime.masks} different removals; on those held out R² is {said}. "
+        f"No weight's standard error exceeds {number(error)}."
+    )
 
 
-def _anchor(anchor: AnchorExplanation, yes: str, no: str) -> str:
+def verdict(r2: float) -> str:
+    """What an R² on held-out masks says of the weights."""
+    if r2 >= 0.8:
+        return "a good summary"
+    return "a rough summary" if r2 >= 0.5 else "a poor summary: units act together, or their effects drown"
+
+
+def _length(name: str, lime: LimeExplanation) -> str:
+    length = lime.length
+    if length is None or length.r2 is None or len(lime.weights) < 2:
+        return ""
+    return (
+        f"{name}: the share of words that is kept, by itself, accounts for R² {max(0.0, length.r2):.2f} of the reward "
+        f"({number(length.slope, signed=True)} for the whole length)."
+    )
+
+
+def _shapley(name: str, found: ShapleyExplanation | None) -> str:
+    if found is None or not found.values:
+        return ""
+    unit = max(range(len(found.values)), key=lambda unit: abs(found.values[unit]))
+    error = f" ±{number(found.standard_errors[unit])}" if found.standard_errors else ""
+    return (
+        f"{name}: by Shapley value {_quote(found.units, (unit,))} moves the reward most, "
+        f"{number(found.values[unit], signed=True)}{error}; all of them sum to "
+        f"{number(found.reward - found.baseline, signed=True)}."
+    )
+
+
+def _agreement(name: str, found: tuple[Agreement, ...]) -> str:
+    said = [
+        f"{pair.first} and {pair.second} {pair.value:.2f}{' (overlap)' if pair.measure == 'overlap' else ''}"
+        for pair in found
+        if pair.value is not None
+    ]
+    return f"{name}: rank agreement of {', '.join(said)}." if said else ""
+
+
+def _anchor(anchor: AnchorExplanation | None, yes: str, no: str) -> str:
+    if anchor is None:
+        return ""
     claim = yes if anchor.holds else no
     if not anchor.anchors:
         part = anchor.closest
-        text = f"No anchor: nothing short of the whole response makes sure that {claim} ({_need(anchor)})."
+        text = f"No anchor: nothing short of the whole text makes sure that {claim} ({_need(anchor)})."
+        if not anchor.exact:
+            text = f"No anchor was found that makes sure that {claim} ({_need(anchor)})."
         if part and part.units:
-            text += f" The closest is {_quote(anchor.units, part.units)}: precision {number(part.precision)}."
+            text += f" The closest is {_quote(anchor.units, part.units)}: precision {_precision(part)}."
     elif not anchor.anchors[0].units:
+        best = anchor.anchors[0]
         text = (
             f"Anchor: nothing needs to be kept; {claim} in {_percent(anchor.base_rate)} of all removals "
-            f"(exact precision {number(anchor.base_rate)}, coverage 1)."
+            f"({_exactly(anchor)}precision {_precision(best)}, coverage 1)."
         )
     else:
         best = anchor.anchors[0]
         others = f" {anchor.count - 1} other minimal anchors." if anchor.count > 1 else ""
         text = (
             f"Anchor: with {_quote(anchor.units, best.units)} kept, {claim} in {_percent(best.precision)} of "
-            f"all removals of the rest (exact precision {number(best.precision)}, coverage "
+            f"all removals of the rest ({_exactly(anchor)}precision {_precision(best)}, coverage "
             f"{number(best.coverage)}); with nothing fixed in {_percent(anchor.base_rate)}.{others}"
         )
-    return text + _beam(anchor)
+    return text + _counterexample(anchor) + _beam(anchor)
+
+
+def _exactly(anchor: AnchorExplanation) -> str:
+    return "exact " if anchor.exact else "estimated "
+
+
+def _precision(anchor: Anchor) -> str:
+    bounds = "" if anchor.low is None or anchor.high is None else f", {number(anchor.low)} to {number(anchor.high)}"
+    return number(anchor.precision) + bounds
+
+
+def _counterexample(anchor: AnchorExplanation) -> str:
+    if not anchor.counterexamples or not anchor.anchors:
+        return ""
+    nearest = anchor.counterexamples[0]
+    removed = nearest.removed[:_MOST_QUOTED]
+    more = f" and {len(nearest.removed) - len(removed)} more" if len(nearest.removed) > len(removed) else ""
+    return (
+        f" Nearest counterexample: without {_quote(anchor.units, removed)}{more} the reward is "
+        f"{number(nearest.reward)}."
+    )
 
 
 def _percent(share: float) -> str:
@@ -93,6 +181,8 @@ def _need(anchor: AnchorExplanation) -> str:
 
 
 def _beam(anchor: AnchorExplanation) -> str:
+    if not anchor.exact:
+        return f" alibi: {anchor.beam_note}." if anchor.beam_note else ""
     if anchor.beam is None:
         return f" Not compared with alibi: {anchor.beam_note}." if anchor.beam_note else ""
     verdict = "agrees" if anchor.beam.agrees else "DISAGREES"
@@ -109,20 +199,31 @@ def _flip(pair: PairExplanation) -> str:
     ]
     removed = " and ".join(f"{_quote(units, picked)} from {name}" for name, units, picked in sides if picked)
     margin = number(pair.flip.margin, signed=True)
-    return f"Smallest flip: removing {removed} reverses the preference (margin {margin})."
+    what = "Smallest flip" if pair.flip.exact else "A flip, not surely the smallest"
+    return f"{what}: removing {removed} reverses the preference (margin {margin})."
 
 
 def _faithful(name: str, measured: Faithfulness) -> str:
     rho = "undefined" if measured.loo_spearman is None else f"{measured.loo_spearman:.2f}"
-    return (
+    text = (
         f"{name}: faithfulness: comprehensiveness {number(measured.comprehensiveness)}, "
-        f"sufficiency {number(measured.sufficiency)}, rank agreement with leaving one out {rho}."
+        f"sufficiency {number(measured.sufficiency)}, rank agreement with leaving one out {rho}"
     )
+    if measured.curves is not None:
+        curves = measured.curves
+        text += (
+            f", mean reward {number(curves.deletion_area)} while the best are deleted first and "
+            f"{number(curves.insertion_area)} while they are inserted first (in random order "
+            f"{number(curves.random_area)})"
+        )
+    if measured.randomised_spearman is not None:
+        text += f", rank agreement with a model of random head {measured.randomised_spearman:.2f} (near 0 is good)"
+    return text + "."
 
 
 def _quote(units: Units, picked: tuple[int, ...]) -> str:
     quoted = []
     for unit in picked:
-        text = " ".join(units[unit].split())
+        text = " ".join(units[unit].split()) or "nothing"
         quoted.append(f"“{text[: _LONGEST_QUOTE - 1]}…”" if len(text) > _LONGEST_QUOTE else f"“{text}”")
     return " + ".join(quoted)

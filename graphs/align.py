@@ -1,4 +1,4 @@
-"""The ``align`` graph: data, sft, reward, ppo, evaluate, council, report: one run directory, resumable anywhere.
+"""The ``align`` graph: data, sft, reward, audit, ppo, evaluate, council, report: one run directory, resumable anywhere.
 
 A recipe's ``stop_after`` leads from that stage to the report; without it the same run goes on later.
 
@@ -37,6 +37,8 @@ from alignment.rows import fit_lengths, refuse_other_kind
 from alignment.run_dir import Report, RunDir
 from alignment.scoring import Scorer
 from alignment.sft import train_sft
+from explain.score import EngineScorer
+from graphs import audit as audits
 from graphs import evaluate as evaluate_graph
 from graphs import rewards
 from graphs.environment import environment
@@ -161,6 +163,21 @@ def reward(state: State, runtime: Runtime[Context]) -> State:
     return {"done": [*state["done"], "reward"]}
 
 
+def audit(state: State, runtime: Runtime[Context]) -> State:
+    """The gate before PPO: which surface features the reward goes by, where the recipe asks for it."""
+    c = runtime.context
+    config = c.recipe.audit
+    if config.on_alarm == "off" or c.run.done("ppo"):
+        return {}
+    if not c.finished("audit"):
+        reward = c.recipe.reward.function
+        scorer = EngineScorer(c.engine) if reward is None else rewards.FunctionScorer(reward)
+        audits.gate(scorer, c.data.pairs["validation"], config, c.recipe.seed, c.run, c.report)
+    if config.on_alarm == "stop":
+        audits.refuse_alarms(c.run)
+    return {"done": [*state["done"], "audit"]}
+
+
 def ppo(state: State, runtime: Runtime[Context]) -> State:
     c = runtime.context
     recipe = c.recipe
@@ -183,6 +200,7 @@ def evaluate(state: State, runtime: Runtime[Context]) -> State:
             c.engine, c.data.prompts["validation"][: config.n], c.task.check, config, c.run, c.report, c.score
         )
         results = evaluate_graph.graph.invoke({}, context=context)["results"]
+        audits.compare_policy(c.run)
         done = {"step": results["n"], "total": results["n"], "seconds": round(time.monotonic() - began, 1)}
         c.run.set_stage("evaluate", state="done", results=results, **done)
         c.report(
@@ -240,7 +258,7 @@ def report(state: State, runtime: Runtime[Context]) -> State:
 
 def build() -> StateGraph:
     builder = StateGraph(State, context_schema=Context)
-    nodes = (data, sft, reward, ppo, evaluate, council, report)
+    nodes = (data, sft, reward, audit, ppo, evaluate, council, report)
     for node in nodes:
         builder.add_node(node.__name__, node)
     names = [START, *(node.__name__ for node in nodes), END]

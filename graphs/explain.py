@@ -1,12 +1,13 @@
-"""The explain graph: score every mask of one or two responses, then explain the tables.
+"""The explain graph: score the masks of one or two responses, then explain the tables.
 
-The two nodes are apart so that a checkpoint between them keeps the only part that costs time. Drawing the
-result is left to whoever asked: explain.render.
+The two nodes are apart so that a checkpoint between them keeps the part that costs time. Up to twelve units the
+second asks for nothing; above, where the table is a sample, it asks for the masks that the methods still want.
+Drawing the result is left to whoever asked: explain.render.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -14,21 +15,30 @@ from langgraph.graph import END, START, StateGraph
 from langgraph.runtime import Runtime
 
 from explain.anchors import PRECISION
-from explain.pair import explain_tables
+from explain.ask import Progress, Rewards, Scorer, question
+from explain.pair import cut_pair, explain_tables, pair_tables
+from explain.perturb import Infill
 from explain.result import to_json
-from explain.table import Progress, RewardTable, Scorer, fill
-from explain.text import explain_table
-from explain.units import MAX_UNITS, segment
+from explain.sample import tabulate
+from explain.table import RewardTable
+from explain.text import explain_table, known_method, known_place
+from explain.units import MAX_UNITS, Units, segment
 
 
 class ExplainInput(TypedDict, total=False):
-    """prompt and chosen are required; with `rejected` the pair is explained, without it the one response."""
+    """prompt and chosen are required; with `rejected` the pair is explained, without it the one response.
+
+    units, method, perturbation, on: see explain.explain_text; "on" the prompt is for one response.
+    """
 
     prompt: list[dict[str, str]]
     chosen: str
     rejected: str | None
     tau: float | None
     units: str
+    method: str
+    perturbation: str
+    on: str
 
 
 class ExplainState(ExplainInput, total=False):
@@ -48,25 +58,60 @@ class ExplainContext:
     beam: bool = True
     cache_dir: Path | None = None
     progress: Progress | None = None
+    infill: Infill | None = None
+    drill_down: bool = False
+    randomised: Scorer | None = None
+    seed: int = 0
+    budget: int | None = None
+
+    def rewards(self, state: ExplainState, units: Units) -> Rewards:
+        """What gives the rewards of masks over these units."""
+        return Rewards(
+            self.scorer,
+            state["prompt"],
+            units,
+            self.cache_dir,
+            self.progress,
+            perturbation=state.get("perturbation", "remove"),
+            infill=self.infill,
+            response=state["chosen"] if state.get("on") == "prompt" else None,
+        )
 
 
 def score(state: ExplainState, runtime: Runtime[ExplainContext]) -> dict[str, Any]:
     """Fill one reward table per response."""
-    context = runtime.context
-    rejected = state.get("rejected")
-    texts = [state["chosen"]] if rejected is None else [state["chosen"], rejected]
-    cut = [segment(text, state.get("units", "auto"), context.max_units) for text in texts]
-    tables = [fill(context.scorer, state["prompt"], units, context.cache_dir, context.progress) for units in cut]
+    context, units = runtime.context, state.get("units", "auto")
+    rejected, on = state.get("rejected"), state.get("on", "response")
+    known_method(state.get("method", "all"))  # before anything is scored
+    known_place(on, units, rejected is not None)
+    if rejected is not None:
+        cut = cut_pair(state["chosen"], rejected, units, context.max_units, state.get("perturbation", "remove"))
+        asks = [context.rewards(state, side) for side in cut]
+        tables = list(pair_tables(asks, context.seed, context.budget))
+    else:
+        text = question(state["prompt"]) if on == "prompt" else state["chosen"]
+        ask = context.rewards(state, segment(text, units, context.max_units))
+        tables = [tabulate(ask, context.seed, context.budget)]
     return {"tables": [table.to_json() for table in tables]}
 
 
 def explain(state: ExplainState, runtime: Runtime[ExplainContext]) -> dict[str, Any]:
-    """Explain the tables; asks no model."""
+    """Explain the tables."""
+    context = runtime.context
     tables = [RewardTable.from_json(table) for table in state["tables"]]
-    threshold, beam = runtime.context.threshold, runtime.context.beam
+    tables = [replace(table, ask=context.rewards(state, table.units)) for table in tables]
+    how: dict[str, Any] = {
+        "threshold": context.threshold,
+        "beam": context.beam,
+        "method": state.get("method", "all"),
+        "drill_down": context.drill_down,
+        "randomised": context.randomised,
+        "seed": context.seed,
+        "budget": context.budget,
+    }
     if len(tables) == 2:
-        return {"explanation": to_json(explain_tables(tables[0], tables[1], threshold=threshold, beam=beam))}
-    return {"explanation": to_json(explain_table(tables[0], state.get("tau"), threshold=threshold, beam=beam))}
+        return {"explanation": to_json(explain_tables(tables[0], tables[1], **how))}
+    return {"explanation": to_json(explain_table(tables[0], state.get("tau"), **how))}
 
 
 def build() -> StateGraph[ExplainState, ExplainContext, ExplainInput, ExplainState]:

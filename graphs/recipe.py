@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 
 from agents.config import SCORERS, TOOLS, CouncilConfig, ReviseConfig
@@ -41,6 +41,27 @@ class EvaluateConfig(Settings):
     seed: int = Field(0, ge=0, description="of sampling")
 
 
+class AuditConfig(Settings):
+    """A gate before PPO: which surface features (length, politeness, lists …) the reward goes by, on held-out pairs.
+    ``audit: warn`` is short for the section with that choice."""
+
+    on_alarm: Literal["off", "warn", "stop"] = Field(
+        "off", description="off: no audit; warn: an alarm is told and kept in the report; stop: PPO does not begin"
+    )
+    pairs: int = Field(200, ge=1, description="held-out pairs, or scored answers; fewer where the task has fewer")
+    probes: int = Field(32, ge=0, description="answers that are changed and scored again, some 25 times each")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short(cls, value: Any) -> Any:
+        return {"on_alarm": value} if isinstance(value, str | bool) else value
+
+    @field_validator("on_alarm", mode="before")
+    @classmethod
+    def _off(cls, value: Any) -> Any:
+        return "off" if value is False else value  # YAML reads a bare off as false
+
+
 class Candidates(Settings):
     """Two answers to one question, which `junto explain pair` explains when it is given none."""
 
@@ -64,6 +85,7 @@ class Recipe(Settings):
     backbone: BackboneConfig = BackboneConfig()
     sft: SFTConfig = SFTConfig()
     reward: RewardConfig = RewardConfig()
+    audit: AuditConfig = AuditConfig()
     ppo: PPOConfig = PPOConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     council: CouncilConfig = CouncilConfig()

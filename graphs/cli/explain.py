@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,36 @@ from graphs.recipe import load_task
 from graphs.report import write_report
 
 
-def explain_text(run: RunDir, question: str, response: str, units: str, compute_dtype: str) -> dict[str, Any]:
+@dataclass(frozen=True)
+class How:
+    """The options of both verbs. drill_down: None drills where the units are chosen for the user ("auto")."""
+
+    units: str = "auto"
+    method: str = "all"
+    perturbation: str = "remove"
+    on: str = "response"
+    seed: int = 0
+    budget: int | None = None
+    drill_down: bool | None = None
+    randomise: bool = False
+    png: Path | None = None
+
+
+def explain_text(
+    run: RunDir, question: str, response: str, units: str, compute_dtype: str, how: How | None = None
+) -> dict[str, Any]:
     """The explanation of one response as JSON, kept in the run directory."""
-    return _explain(run, question, [response], units, compute_dtype)
+    return _explain(run, question, [response], replace(how or How(), units=units), compute_dtype)
 
 
 def explain_pair(
-    run: RunDir, question: str | None, first: str | None, second: str | None, units: str, compute_dtype: str
+    run: RunDir,
+    question: str | None,
+    first: str | None,
+    second: str | None,
+    units: str,
+    compute_dtype: str,
+    how: How | None = None,
 ) -> dict[str, Any]:
     """The explanation of one response against another as JSON, kept in the run directory.
 
@@ -32,7 +56,7 @@ def explain_pair(
     if question is None or first is None or second is None:
         missing = "--question" if question is None else "--first" if first is None else "--second"
         raise UsageError(f"explain pair lacks {missing}; give --question, --first and --second")
-    return _explain(run, question, [first, second], units, compute_dtype)
+    return _explain(run, question, [first, second], replace(how or How(), units=units), compute_dtype)
 
 
 def _from_recipe(run: RunDir, question: str | None) -> tuple[str, str, str]:
@@ -46,10 +70,11 @@ def _from_recipe(run: RunDir, question: str | None) -> tuple[str, str, str]:
     )
 
 
-def _explain(run: RunDir, question: str, responses: list[str], units: str, compute_dtype: str) -> dict[str, Any]:
+def _explain(run: RunDir, question: str, responses: list[str], how: How, compute_dtype: str) -> dict[str, Any]:
     for response in responses:
         if not response.strip():
             raise UsageError("a response to explain is empty; give some text")
+    _known(how, len(responses) == 2)
     config = run.config()
     task = load_task(config["task"], run.path)
     # a system text of the data stood before every training prompt, so it stands here too
@@ -57,12 +82,16 @@ def _explain(run: RunDir, question: str, responses: list[str], units: str, compu
 
     from alignment.embedded import cache_dir
     from alignment.engine import Engine
-    from explain.score import EngineScorer
+    from explain.score import EngineScorer, RandomHeadScorer
     from graphs.explain import ExplainContext, graph
+    from graphs.infill import PolicyInfill
     from graphs.rewards import FunctionScorer
 
     function = str((config.get("reward") or {}).get("function") or "")
-    engine = None if function else Engine.open(run.path, compute_dtype=compute_dtype)
+    fills = how.perturbation == "infill"
+    if function and how.randomise:
+        raise UsageError("this run's reward is a function, which has no head to draw anew; leave --randomise out")
+    engine = None if function and not fills else Engine.open(run.path, compute_dtype=compute_dtype)
     try:
         with Reporter() as report:
 
@@ -70,9 +99,25 @@ def _explain(run: RunDir, question: str, responses: list[str], units: str, compu
                 report({"stage": "explain", "step": scored, "total": total})
 
             try:
-                scorer = FunctionScorer(function) if engine is None else EngineScorer(engine)
-                context = ExplainContext(scorer, cache_dir=cache_dir() / "rewards", progress=progress)
-                state: Any = {"prompt": prompt, "chosen": responses[0], "units": units}
+                scorer = FunctionScorer(function) if function or engine is None else EngineScorer(engine)
+                context = ExplainContext(
+                    scorer,
+                    cache_dir=cache_dir() / "rewards",
+                    progress=progress,
+                    infill=PolicyInfill(engine, prompt) if fills and engine is not None else None,
+                    drill_down=how.units == "auto" if how.drill_down is None else how.drill_down,
+                    randomised=RandomHeadScorer(engine) if how.randomise and engine is not None else None,
+                    seed=how.seed,
+                    budget=how.budget,
+                )
+                state: Any = {
+                    "prompt": prompt,
+                    "chosen": responses[0],
+                    "units": how.units,
+                    "method": how.method,
+                    "perturbation": how.perturbation,
+                    "on": how.on,
+                }
                 if len(responses) == 2:
                     state["rejected"] = responses[1]
                 explanation = graph.invoke(state, context=context)["explanation"]
@@ -83,7 +128,36 @@ def _explain(run: RunDir, question: str, responses: list[str], units: str, compu
             engine.close()
     _keep(run.path / "explanations", question, responses, explanation)
     write_report(run.path)
+    if how.png is not None:
+        _draw(explanation, how.png)
     return explanation
+
+
+def _known(how: How, pair: bool) -> None:
+    """Refuse an option before a model is loaded."""
+    from explain.perturb import known_perturbation
+    from explain.text import known_method, known_place
+
+    try:
+        known_method(how.method)
+        known_place(how.on, how.units, pair)
+        known_perturbation(how.perturbation)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    if how.perturbation == "swap" and not pair:
+        raise UsageError("the perturbation swap needs two responses; use explain pair, or choose remove")
+    if how.perturbation == "infill" and how.on == "prompt":
+        raise UsageError("the policy fills gaps of a response, not of a prompt; choose another --perturbation")
+
+
+def _draw(explanation: dict[str, Any], path: Path) -> None:
+    from explain.render_png import png
+    from explain.result import from_json
+
+    try:
+        path.write_bytes(png(from_json(explanation)))
+    except OSError as error:
+        raise UsageError(f"the picture {path} cannot be written: {error.strerror}") from error
 
 
 def _keep(folder: Path, question: str, responses: list[str], explanation: dict[str, Any]) -> None:

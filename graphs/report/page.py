@@ -29,6 +29,7 @@ def render(run: Path) -> str:
     trees, missing, more_trees = views.tree_views(reader.folder("trees"), reader.problems)
     files = reader.folder("explanations")
     explanations, explain_css = views.explanation_views(files, reader.problems)
+    audits, audit_css = views.audit_views(reader.folder("audits"), reader.problems)
     shown, prompts = views.sample_views(samples)
     facts, packages = views.environment_rows(environment)
     words = evaluate.get("words")
@@ -54,6 +55,8 @@ def render(run: Path) -> str:
         explanations=explanations,
         more_explanations=max(0, len(files) - views.EXPLANATIONS),
         explain_css=explain_css,
+        audits=audits,
+        audit_css=audit_css,
         recipe=recipe_text,
         facts=facts,
         packages=packages,

@@ -17,6 +17,7 @@ from graphs.report.tree import expert_colours, expert_words, summary, tree_list,
 HELD = 30  # sample rows in all
 EXPLANATIONS = 6
 SPLITS = ("train", "validation")
+AUDITS = {"gate.json": "The reward model, before PPO", "policy.json": "The policy beside the SFT model"}
 
 
 def part(value: Any, *keys: str) -> Json:
@@ -195,6 +196,25 @@ def explanation_views(
         except (ValueError, TypeError, KeyError) as error:
             problems.append(f"explanations/{name} could not be drawn: {error}")
     return fragments, Markup(render.CSS)
+
+
+def audit_views(files: Sequence[tuple[str, Json]], problems: list[str]) -> tuple[list[tuple[str, Markup]], Markup]:
+    """Audits, of the reward model and of the policy, as (name, HTML fragment), and their style; as above."""
+    if not files:
+        return [], Markup("")
+    from explain import audit_render, audit_result, exploited
+
+    fragments = []
+    for name, value in files:
+        try:
+            if value.get("kind") == "policy":
+                fragment = exploited.html_fragment(exploited.from_json(value), int(value["rows"]))
+            else:
+                fragment = audit_render.html_fragment(audit_result.from_json(value))
+            fragments.append((AUDITS.get(name, name.removesuffix(".json")), Markup(fragment)))
+        except (ValueError, TypeError, KeyError) as error:
+            problems.append(f"audits/{name} could not be drawn: {error}")
+    return fragments, Markup(audit_render.CSS)
 
 
 def about(status: Json, recipe: Json, environment: Json) -> list[tuple[str, str]]:

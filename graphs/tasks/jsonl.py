@@ -100,6 +100,18 @@ def validate_question(question: str) -> str:
 # -- files ------------------------------------------------------------------------------------------------
 
 
+def read(path: Path, parse: Callable[[Any], Row], system: str = "") -> tuple[list[Row], list[str]]:
+    """The rows of one file as ``parse`` makes them, each with its ``"source"``, and notes on malformed ones, which are
+    left out; ``system`` as in ``Options``. Raises UsageError for a file that cannot be read, or has no sound row."""
+    if not path.is_file():
+        raise UsageError(f"there is no file {path}")
+    notes: list[str] = []
+    rows = _rows(path, parse, Options(instructions="-", prompts="-", system=system, bad_rows="skip"), notes)
+    if not rows:
+        raise UsageError(f"{path}: the file has no rows" if not notes else f"no row is sound; {notes[0]}")
+    return rows, notes
+
+
 def _path(key: str, given: str, base: Path) -> Path:
     expanded = os.path.expandvars(given)
     unset = re.search(r"\$(\w+|\{\w*\})", expanded)

@@ -22,7 +22,7 @@ def table_of(rewards: np.ndarray) -> RewardTable:
 def test_a_linear_reward_gives_its_weights_back(weights: list[float], bias: float) -> None:
     table = table_of(bias + all_masks(len(weights)) @ np.array(weights))
     lime = exact_lime(table)
-    assert np.allclose(lime.weights, weights, rtol=0, atol=1e-9)
+    assert np.allclose(lime.weights, weights, rtol=0, atol=1e-10)
     assert lime.intercept == pytest.approx(bias, abs=1e-9)
     assert lime.reward == pytest.approx(bias + sum(weights), abs=1e-9)
     assert lime.baseline == pytest.approx(bias, abs=1e-9)

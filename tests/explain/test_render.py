@@ -45,3 +45,21 @@ def test_the_heat_map_says_in_numbers_what_it_says_in_colours(prompt, words) -> 
     good = 'ex-add ex-anchor" style="--ex-share: 0.450">good<span class="ex-weight">+2</span></span>\n<'
     assert bad in fragment and good in fragment
     assert CSS.count("{") == CSS.count("}") and "url(" not in CSS
+
+
+def test_of_many_units_the_strongest_are_listed_and_all_are_coloured(prompt) -> None:
+    from rich.console import Console
+
+    class Growing:
+        fingerprint = "growing"
+
+        def score(self, prompt, texts):
+            return [float(sum(int(word) for word in text.split())) for text in texts]
+
+    found = explain_text(Growing(), prompt, " ".join(map(str, range(60))), units="words", method="lime")
+    console = Console(file=StringIO(), width=100, color_system=None)
+    console.print(terminal(found))
+    assert "(20 weaker units left out)" in console.file.getvalue() and " 59 " in console.file.getvalue()
+    fragment = html_fragment(found)
+    assert fragment.count('class="ex-unit') == 60 and fragment.count('class="ex-weight"') == 40
+    assert len(fragment) < 30_000

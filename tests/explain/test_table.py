@@ -31,11 +31,11 @@ def test_a_second_explanation_asks_nothing_and_gives_the_same(rule_scorer, promp
     def rule(kept):
         return sum(math.pi * unit * on for unit, on in enumerate(kept)) / 7
 
-    scorer = rule_scorer(rule, 8)
+    scorer = rule_scorer(rule, 9)
     units, calls = segment(scorer.text), []
     plain = fill(scorer, prompt, units)
     first = fill(scorer, prompt, units, tmp_path, lambda done, total: calls.append((done, total)))
-    assert calls == [(64, 256), (128, 256), (192, 256), (256, 256)]
+    assert calls == [(256, 512), (512, 512)]
     scorer.scored.clear()
     second = fill(scorer, prompt, units, tmp_path)
     assert scorer.scored == []
@@ -111,3 +111,17 @@ def test_row_order_matches_the_masks(rule_scorer, prompt) -> None:
     for size in range(4):
         for kept in itertools.combinations(range(3), size):
             assert table.keeping(kept) == sum(10.0**unit for unit in kept)
+
+
+def test_texts_that_begin_alike_are_asked_for_together(rule_scorer, prompt) -> None:
+    """Against the tree of all texts at once, whose shared beginnings are computed once: at most a tenth more."""
+    scorer = rule_scorer(lambda kept: 1.0, 12)
+    batches, score = [], scorer.score
+    scorer.score = lambda prompt, texts: batches.append(texts) or score(prompt, texts)
+    fill(scorer, prompt, segment(scorer.text))
+
+    def tree(texts: list[str]) -> int:
+        rows = sorted([("prompt",) * 24 + tuple(text.split()) for text in texts])
+        return len({row[:end] for row in rows for end in range(1, len(row) + 1)})
+
+    assert len(batches) == 16 and sum(map(tree, batches)) < 1.2 * tree(scorer.scored)

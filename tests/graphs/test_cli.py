@@ -96,6 +96,9 @@ def test_the_module_runs_and_help_names_every_verb():
     assert done.stderr == ""
 
 
+TEXT = ["explain", "text", "--run", "kept", "--question", "4 7 8 8", "--response", "a b"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
@@ -116,6 +119,9 @@ def test_the_module_runs_and_help_names_every_verb():
         (["explain", "pair", "--run", "kept", "--question", "4 7 8 8", "--first", "a", "--second", " "], "is empty"),
         (["explain", "text", "--run", "kept", "--question", "", "--response", "a"], "the question is empty"),
         (["explain", "text", "--run", "kept"], "Missing option '--question'"),
+        ([*TEXT, "--method", "magic"], "Unknown method 'magic'; choose one of lime, anchor, shapley, all"),
+        ([*TEXT, "--perturbation", "swap"], "needs two responses"),
+        ([*TEXT, "--on", "system"], "on the response or on the prompt, not on 'system'"),
         (["runs", "show", "gone"], "no run 'gone'; runs in"),
         (["runs", "shwo"], "Did you mean 'show'"),
         (["run", "align", "--colour"], "No such option"),

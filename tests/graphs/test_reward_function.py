@@ -17,7 +17,7 @@ from alignment.errors import UsageError
 from alignment.run_dir import RunDir
 from alignment.scoring import function_scorer
 from graphs.align import run_align
-from graphs.cli.explain import explain_pair
+from graphs.cli.explain import How, explain_pair, explain_text
 from graphs.evaluate import run_evaluate
 from graphs.modules import load_function
 from graphs.recipe import Recipe, load_recipe
@@ -90,6 +90,13 @@ def test_the_whole_road_with_a_function(tiny_model: Path, tmp_path: Path, monkey
     monkeypatch.setenv("JUNTO_CACHE", str(tmp_path / "cache"))
     pair = explain_pair(run, "4 7 8 8", "8 - 7 = 1\n4 - 1 = 3", "4 + 8 = 12", "auto", "float32")
     assert pair["margin"] == pytest.approx(-0.9) and pair["preferred"] == "rejected"  # 19 characters against 10
+
+    how = How(method="shapley", perturbation="infill", png=tmp_path / "why.png")
+    text = explain_text(run, "4 7 8 8", "8 - 7 = 1\n4 - 1 = 3", "auto", "float32", how)
+    assert text["perturbation"] == "infill" and text["lime"]["reward"] == pytest.approx(-1.9)
+    assert (tmp_path / "why.png").read_bytes().startswith(b"\x89PNG")
+    of_prompt = explain_text(run, "4 7 8 8", "4 + 8 = 12", "auto", "float32", How(on="prompt", method="lime"))
+    assert of_prompt["response"] == "4 + 8 = 12" and of_prompt["lime"]["r2"] is None  # a length of the answer alone
 
     (tmp_path / "my_rewards.py").write_text(SOURCE.replace("/ 10", "/ 20"))
     with pytest.raises(UsageError, match="my_rewards.py:length has changed since this run began; put it back"):
