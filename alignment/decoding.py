@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from transformers import DynamicCache
 from alignment.backbone import Backbone
 from alignment.batch import pad
 from alignment.gumbel import draw
+from alignment.replacement import shares_left
 
 Prompt = list[dict[str, str]]
 MIN_SHARED_PREFIX = 8  # tokens; below it, expanding a cache costs more than it saves
@@ -34,7 +36,8 @@ class Request:
 
     ``prefix`` is assistant text that stands already; ``temperature`` 0 is greedy; ``stop`` strings end a row and are
     kept in its text; ``grammar`` is a regular expression of the whole completion, or a ``Lark`` grammar; ``seed`` names
-    the row's own random stream, so that its tokens do not depend on which rows it is batched with.
+    the row's own random stream, so that its tokens do not depend on which rows it is batched with. ``unlike``: earlier
+    completions of this request (by other seeds) that are not to be written again (``alignment.replacement``).
     """
 
     prompt: Prompt
@@ -45,13 +48,15 @@ class Request:
     seed: int | str = 0
     stop: tuple[str, ...] = ()
     grammar: str | Lark | None = None
+    unlike: tuple[Completion, ...] = ()
 
 
 @dataclass(frozen=True)
 class Completion:
     """What was written. ``ids`` has the end-of-text token where the model ended; ``logprob`` is the sum over ``ids``
-    of log-probabilities in nats at the request's temperature, before the grammar's mask. ``read``: tokens of the prompt
-    that were computed for it; the others came from a cache, or were computed for a row that begins in the same way."""
+    of log-probabilities in nats at the request's temperature, before the grammar's mask; ``draw_logprobs`` are those
+    among the tokens that the grammar allows. ``read``: tokens of the prompt that were computed for it; the others came
+    from a cache, or were computed for a row that begins in the same way."""
 
     text: str
     ids: tuple[int, ...]
@@ -60,6 +65,7 @@ class Completion:
     finish: str  # "eos", "stop", "length" or "cancelled"
     read: int = 0
     logprobs: tuple[float, ...] = ()  # of each of ``ids``
+    draw_logprobs: tuple[float, ...] = ()
 
     @property
     def tokens(self) -> int:
@@ -79,6 +85,7 @@ class Row:
     text: str = ""
     emitted: int = 0
     logprobs: list[float] = field(default_factory=list)
+    draw_logprobs: list[float] = field(default_factory=list)
     finish: str = ""
     matcher: Any = None
     stream: random.Random = field(default_factory=random.Random)
@@ -92,6 +99,7 @@ class Row:
             self.finish,
             self.read,
             tuple(self.logprobs),
+            tuple(self.draw_logprobs),
         )
 
 
@@ -152,12 +160,26 @@ def advance(backbone: Backbone, rows: Sequence[Row], logits: Tensor) -> None:
     """The next token of each row from float32 ``logits`` [B, V], which are overwritten."""
     scaled = logits.div_(torch.tensor([row.request.temperature or 1.0 for row in rows]).unsqueeze(1))
     totals = scaled.logsumexp(-1).tolist()
+    allowed = [_allowed(row.matcher, scaled.shape[1]) for row in rows]
+    among = [
+        total if mask is None else logits[mask].logsumexp(0).item()
+        for logits, mask, total in zip(scaled, allowed, totals, strict=True)
+    ]
+    lowered = {
+        (i, token): math.log(share)
+        for i, row in enumerate(rows)
+        for token, share in shares_left(row.request.unlike, row.ids).items()
+    }
+    for (i, token), change in lowered.items():
+        scaled[i, token] += change
     streams = [row.stream if row.request.temperature > 0 else None for row in rows]
-    tokens = draw(scaled, streams, [_allowed(row.matcher, scaled.shape[1]) for row in rows])
+    tokens = draw(scaled, streams, allowed)
     chosen = scaled[range(len(rows)), tokens].tolist()
-    for row, token, logit, total in zip(rows, tokens, chosen, totals, strict=True):
+    for i, (row, token) in enumerate(zip(rows, tokens, strict=True)):
+        logit = chosen[i] - lowered.get((i, token), 0.0)
         row.ids.append(token)
-        row.logprobs.append(logit - total)
+        row.logprobs.append(logit - totals[i])
+        row.draw_logprobs.append(logit - among[i])
         if row.matcher is not None and token != backbone.chat.eos_id:
             row.matcher.consume_token(token)
         _finish(backbone, row, token)

@@ -20,7 +20,9 @@ from langgraph.runtime import Runtime
 from agents.scorers import Score, lines_of
 from agents.thought import Thought, Tree, line, vote
 from graphs.turns import Context, Seat, State, Turn, plan, turns, why_it_ended
-from graphs.writing import Event, write_steps
+from graphs.writing import Event, Written, write_steps
+
+WAVES = 3  # in which the proposals of a round are written
 
 
 def summon(state: State, runtime: Runtime[Context]) -> State:
@@ -41,25 +43,43 @@ def think(turn: Turn, runtime: Runtime[Context]) -> State:
 
 
 def _think(turn: Turn, c: Context, tell: Callable[[Event], None]) -> State:
-    """Steps that were said at their place before are written anew, once and together, while there is spare; that two
-    leave in the same words is no repetition but agreement."""
+    """Where steps must differ, half of a place's proposals are written at first, and the others unlike them; what still
+    repeats is written anew while there is spare. That two leave in the same words is no repetition."""
+    distinct = c.config.distinct and c.config.search != "sample"
+    missing = {part["parent"]: part["count"] for part in turn["parts"]}
+    proposals = sum(missing.values()) + turn["spare"]
+    tokens = sum(missing.values()) * turn["tokens"]
     said = {(part["parent"], text) for part in turn["parts"] for text in part["said"]}
-    places = [part for part in turn["parts"] for _ in range(part["count"])]
-    thoughts = write_steps(turn, places, 0, [turn["tokens"]] * len(places), c, tell)
-    left = {i: turn["tokens"] - t.tokens - t.call_tokens for i, t in enumerate(thoughts)}
-    repeated = []
-    for i, thought in enumerate(thoughts):
-        if (thought.parent, thought.text) in said and thought.status != "left" and left[i] > 0:
-            repeated.append(i)
-        said.add((thought.parent, thought.text))
-    written = list(thoughts)
-    if repeated := repeated[: turn["spare"]]:
-        again = write_steps(turn, [places[i] for i in repeated], len(places), [left[i] for i in repeated], c, tell)
-        written += again
-        for i, thought in zip(repeated, again, strict=True):
-            thoughts[i] = thought
-    spent = sum(thought.tokens + thought.call_tokens for thought in written)
-    return {"tree": {t.id: t for t in thoughts}, "tokens": spent, "proposals": len(written)}
+    written: Written = []
+    tree: Tree = {}
+    repeated: list[Thought] = []
+    for wave in range(WAVES if distinct else 1):
+        halved = distinct and wave == 0
+        places = [
+            part
+            for part in turn["parts"]
+            for _ in range((missing[part["parent"]] + 1) // 2 if halved else missing[part["parent"]])
+        ][: proposals - len(written)]
+        if not places or tokens <= 0 or (wave and time.time() >= turn["until"]):
+            break
+        limit = max(1, tokens // sum(missing.values()))
+        fresh = write_steps(turn, places, written, limit, c, tell)
+        written += fresh
+        for thought, _ in fresh:
+            tokens -= thought.tokens + thought.call_tokens
+            place = (thought.parent, thought.text)
+            if distinct and place in said and thought.status != "left":
+                repeated.append(thought)
+                continue
+            said.add(place)
+            missing[thought.parent] -= 1
+            tree[thought.id] = thought
+    for thought in reversed(repeated):  # in place of those that could not be written anew
+        if missing[thought.parent] > 0:
+            missing[thought.parent] -= 1
+            tree[thought.id] = thought
+    spent = sum(thought.tokens + thought.call_tokens for thought, _ in written)
+    return {"tree": tree, "tokens": spent, "proposals": len(written)}
 
 
 def judge(state: State, runtime: Runtime[Context]) -> State:

@@ -19,19 +19,26 @@ Call = dict[str, Any]
 SPENT = "the council's tokens were spent before the step ended"
 LATE = "the council's time was over before the step ended"
 
+Written = list[tuple[Thought, Completion | None]]  # None: the time was over before it ended
+
 
 def write_steps(
-    turn: Turn, places: Sequence[Part], first: int, limits: Sequence[int], c: Context, tell: Callable[[Event], None]
-) -> list[Thought]:
-    """One step after each of ``places``, decoded together. Each costs at most as many tokens as ``limits`` say, with
-    its calls of tools; ``first`` is the number of those written before."""
+    turn: Turn,
+    places: Sequence[Part],
+    before: Written,
+    limit: int,
+    c: Context,
+    tell: Callable[[Event], None],
+) -> Written:
+    """One step after each of ``places``, decoded together, unlike those that the turn wrote there ``before``. Each
+    costs at most ``limit`` tokens, with its calls of tools."""
     expert = c.expert(turn["expert"])
     name = f"{expert.name}-{turn['round']}"
-    names = [f"{name}.{k}" if k else name for k in range(first, first + len(places))]
+    names = [f"{name}.{k}" if k else name for k in range(len(before), len(before) + len(places))]
     seeds = [f"{c.config.seed}/{c.thread}/{thought}" for thought in names]
     about = {"expert": expert.name, "round": turn["round"]}
     prompt = c.task.prompt(turn["question"], turn["board"], expert.persona or c.persona)
-    called = _called(prompt, turn, places, seeds, limits, c)
+    called = _called(prompt, turn, places, seeds, limit, c)
     for calls, _, _ in called:
         for call in calls:
             tell({"kind": "call", **about, "text": call_line(call)})
@@ -45,8 +52,14 @@ def write_steps(
             seed=seed,
             stop=("\n",),
             grammar=step_grammar(c.task.STEP),
+            unlike=tuple(
+                one
+                for thought, one in before
+                # two that leave in the same words do not repeat but agree
+                if one and thought.parent == place["parent"] and thought.status != "left"
+            ),
         )
-        for place, limit, seed, (_, spent, prompt) in zip(places, limits, seeds, called, strict=True)
+        for place, seed, (_, spent, prompt) in zip(places, seeds, called, strict=True)
     ]
     pieces: list[list[str]] = [[] for _ in places]
 
@@ -54,6 +67,7 @@ def write_steps(
         pieces[i].append(text)
         tell({"kind": "token", **about, "id": names[i], "parent": places[i]["parent"], "text": text})
 
+    done: Sequence[Completion | None] = [None] * len(places)
     try:
         done = told(c.engine.streams(requests), piece, turn["until"])
         scarce = [request.max_tokens < c.config.max_tokens_per_step for request in requests]
@@ -61,10 +75,11 @@ def write_steps(
     except TimeoutError:  # only the pieces are known then, about one for each token
         cut = {"status": "pruned", "reason": LATE}
         found = [cut | {"text": "".join(texts).strip(), "tokens": len(texts)} for texts in pieces]
-    return [
+    thoughts = [
         Thought(id=name, parent=place["parent"], calls=calls, call_tokens=spent, **about, **one)
         for name, place, (calls, spent, _), one in zip(names, places, called, found, strict=True)
     ]
+    return list(zip(thoughts, done, strict=True))
 
 
 def _read(done: Completion, scarce: bool) -> dict[str, Any]:
@@ -85,7 +100,7 @@ def _called(
     turn: Turn,
     places: Sequence[Part],
     seeds: Sequence[str],
-    limits: Sequence[int],
+    limit: int,
     c: Context,
 ) -> list[tuple[list[Call], int, list[dict[str, str]]]]:
     """For each place: the calls of the expert's tools, their tokens, and the prompt with what they gave."""
@@ -96,7 +111,7 @@ def _called(
     from agents.smol_model import EngineModel  # half a second
     from agents.tool_expert import call_tools, with_results
 
-    def call(place: Part, seed: str, limit: int) -> tuple[list[Call], int, list[dict[str, str]]]:
+    def call(place: Part, seed: str) -> tuple[list[Call], int, list[dict[str, str]]]:
         each = limit // (expert.tool_calls + 1)  # of a call; the step comes last
         if not each:
             return [], 0, prompt
@@ -107,7 +122,7 @@ def _called(
         return storable(found.calls), found.tokens, with_results(prompt, found.calls)
 
     with ThreadPoolExecutor(len(places)) as threads:
-        return list(threads.map(call, places, seeds, limits))
+        return list(threads.map(call, places, seeds))
 
 
 def storable(calls: Sequence[Call]) -> list[Call]:
