@@ -61,8 +61,8 @@ class CouncilConfig(Settings):
     exploration: float = Field(1.0, ge=0, description="constant c of UCT (mcts)")
     distinct: bool = Field(
         True,
-        description="whether a step that was proposed for the same place before is written anew, once (not for "
-        "sample, where lines that agree are votes)",
+        description="whether an expert's steps for one place are drawn without replacement (not for sample, where lines "
+        "that agree are votes)",
     )
     rounds: int = Field(4, ge=1, description="rounds of all experts; for sample: steps that each may write")
     depth: int | None = Field(None, ge=1, description="steps of a line; null: as many as there are rounds")

@@ -74,6 +74,8 @@ def _think(turn: Turn, c: Context, tell: Callable[[Event], None]) -> State:
             said.add(place)
             missing[thought.parent] -= 1
             tree[thought.id] = thought
+        if halved:  # where all of them leave, more would too
+            missing |= {at: 0 for at in missing if all(t.status == "left" for t, _ in fresh if t.parent == at)}
     for thought in reversed(repeated):  # in place of those that could not be written anew
         if missing[thought.parent] > 0:
             missing[thought.parent] -= 1

@@ -124,7 +124,8 @@ def turns(state: State, runtime: Runtime[Context]) -> list[Send] | Literal["conc
 
 
 def _parts(state: State, config: CouncilConfig, left: float) -> dict[str, list[Part]]:
-    """Who continues what. In a common tree the proposals for a place go round among the active experts."""
+    """Who continues what. In a common tree the places go round among the active experts, one expert to a place, who
+    does not repeat itself; the question, for which there are most proposals, is for all of them."""
     tree = state["tree"]
     active = [seat for seat in state["seats"].values() if seat.status == "active"]
 
@@ -135,14 +136,14 @@ def _parts(state: State, config: CouncilConfig, left: float) -> dict[str, list[P
     if config.search == "sample":
         return {seat.name: [part(seat.at, 1)] for seat in active[: int(min(left, len(active)))]}
     found: dict[str, list[Part]] = {}
-    turn = 0
+    turn = state["round"]
     coming = search.within(search.Plan([(place, count) for place, count in state["plan"]]), left)
     for place, count in coming.expand if active else []:
-        shares = [count // len(active) + (i < count % len(active)) for i in range(len(active))]
-        for i, share in enumerate(shares):
-            if share:
-                found.setdefault(active[(turn + i) % len(active)].name, []).append(part(place, share))
-        turn += count % len(active)
+        writers = active if place is None else [active[turn % len(active)]]
+        turn += 1
+        for i, seat in enumerate(writers):
+            if share := count // len(writers) + (i < count % len(writers)):
+                found.setdefault(seat.name, []).append(part(place, share))
     return found
 
 

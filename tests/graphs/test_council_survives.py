@@ -130,13 +130,19 @@ def writes(text: str, finish: str = "stop") -> Fault:
     return lambda done: replace(done, text=text, finish=finish)
 
 
-def test_who_leaves_in_the_same_words_agrees(engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A repeated step is written anew; a repeated departure is not."""
-    settings = {"search": "best_first", "width": 1, "proposals": 6, "rounds": 1, "scorer": "length"}
-    broken(engine, monkeypatch, writes("10"), NAMES)
-    assert sat(seated(engine, **settings), tmp_path)["proposals"] == 6 + 3  # of two by each expert
-    broken(engine, monkeypatch, writes("LEAVE: stuck"), NAMES)
+def test_repeated_steps_are_written_anew_and_departures_are_not(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Twelve first steps, four by each expert: half of them, the rest, what was repeated."""
+    settings = {"search": "best_first", "width": 2, "proposals": 6, "rounds": 1, "scorer": "length"}
+    asked = broken(engine, monkeypatch, writes("10"), NAMES)
     result = sat(seated(engine, **settings), tmp_path)
+    assert result["proposals"] == len(asked) == 3 * (2 + 3 + 3) and len(result["thoughts"]) == 12
+    assert sorted({len(request.unlike) for request in asked}) == [0, 2, 5]
+    assert sat(seated(engine, max_proposals=14, **settings), tmp_path)["proposals"] <= 14
+    assert sat(seated(engine, distinct=False, **settings), tmp_path)["proposals"] == 12
+    broken(engine, monkeypatch, writes("LEAVE: stuck"), NAMES)
+    result = sat(seated(engine, **settings), tmp_path)  # where half of them leave, the others are not asked for
     assert result["proposals"] == 6 and {t["status"] for t in result["thoughts"]} == {"left"}
 
 
