@@ -23,6 +23,9 @@ class ExpertConfig(Settings):
     )
     persona: str = Field("", description="system text for this expert; empty: none")
     temperature: float = Field(1.0, ge=0, description="of sampling its steps; 0 is greedy")
+    min_p: float = Field(
+        0.0, ge=0, lt=1, description="tokens less probable than so many times the most probable one are not drawn"
+    )
     tools: list[str] = Field(
         default_factory=list,
         description=f"what it may call before each step: {', '.join(TOOLS)}, or a Tool of smolagents as "
@@ -61,8 +64,8 @@ class CouncilConfig(Settings):
     exploration: float = Field(1.0, ge=0, description="constant c of UCT (mcts)")
     distinct: bool = Field(
         True,
-        description="whether an expert's steps for one place are drawn without replacement (not for sample, where lines "
-        "that agree are votes)",
+        description="whether an expert's steps for one place are drawn without replacement (not for sample, where "
+        "lines that agree are votes)",
     )
     rounds: int = Field(4, ge=1, description="rounds of all experts; for sample: steps that each may write")
     depth: int | None = Field(None, ge=1, description="steps of a line; null: as many as there are rounds")

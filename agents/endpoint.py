@@ -22,7 +22,7 @@ from alignment.errors import JuntoError, SetupError, UsageError
 AT_ONCE = 16  # requests of a batch that are sent at a time
 SECONDS = 120.0  # that a server may be silent
 # what not every server takes and a completion can do without
-OPTIONAL = frozenset({"structured_outputs", "logprobs", "seed", "stream_options"})
+OPTIONAL = frozenset({"structured_outputs", "min_p", "logprobs", "seed", "stream_options"})
 GO_ON = "Go on after these lines with those that are still missing. Repeat none, and write nothing else."
 
 
@@ -80,8 +80,8 @@ class Endpoint:
     whether it was met, and to a council the end of the text means something else. So replies are read up to
     ``max_tokens`` and cut here; ``tokens`` is what the server counted for all of it, or the pieces that it sent where
     it counts none. A regular expression is sent as vLLM's ``structured_outputs``, and what does not fit it in the end
-    has the finish ``grammar``. ``logprob`` sums what the server reports for the pieces up to the stop, on most servers
-    at temperature 1; nan where it reports none.
+    has the finish ``grammar``. ``unlike`` is not sent. ``logprob`` sums what the server reports for the pieces up to
+    the stop, on most servers at temperature 1; nan where it reports none.
     """
 
     roles = ("base",)
@@ -234,7 +234,11 @@ def _body(request: Request, refused: frozenset[str]) -> dict[str, Any]:
         "logprobs": True,
         "stream_options": {"include_usage": True},
     }
-    return body | {"structured_outputs": {"regex": request.grammar}} if request.grammar else body
+    if request.grammar:
+        body["structured_outputs"] = {"regex": request.grammar}
+    if request.min_p:  # vLLM and llama.cpp know it
+        body["min_p"] = request.min_p
+    return body
 
 
 def _messages(request: Request) -> Prompt:

@@ -36,8 +36,10 @@ class Request:
 
     ``prefix`` is assistant text that stands already; ``temperature`` 0 is greedy; ``stop`` strings end a row and are
     kept in its text; ``grammar`` is a regular expression of the whole completion, or a ``Lark`` grammar; ``seed`` names
-    the row's own random stream, so that its tokens do not depend on which rows it is batched with. ``unlike``: earlier
-    completions of this request (by other seeds) that are not to be written again (``alignment.replacement``).
+    the row's own random stream, so that its tokens do not depend on which rows it is batched with. A token is drawn
+    among those at least ``min_p`` times as probable as the most probable one (Nguyen et al. 2024, arXiv 2407.01082).
+    ``unlike``: earlier completions of this request (by other seeds) that are not to be written again
+    (``alignment.replacement``).
     """
 
     prompt: Prompt
@@ -45,6 +47,7 @@ class Request:
     role: str = "policy"
     max_tokens: int = 64
     temperature: float = 1.0
+    min_p: float = 0.0
     seed: int | str = 0
     stop: tuple[str, ...] = ()
     grammar: str | Lark | None = None
@@ -55,8 +58,8 @@ class Request:
 class Completion:
     """What was written. ``ids`` has the end-of-text token where the model ended; ``logprob`` is the sum over ``ids``
     of log-probabilities in nats at the request's temperature, before the grammar's mask; ``draw_logprobs`` are those
-    among the tokens that the grammar allows. ``read``: tokens of the prompt that were computed for it; the others came
-    from a cache, or were computed for a row that begins in the same way."""
+    among the tokens that the grammar and ``min_p`` allow. ``read``: tokens of the prompt that were computed for it; the
+    others came from a cache, or were computed for a row that begins in the same way."""
 
     text: str
     ids: tuple[int, ...]
@@ -160,10 +163,10 @@ def advance(backbone: Backbone, rows: Sequence[Row], logits: Tensor) -> None:
     """The next token of each row from float32 ``logits`` [B, V], which are overwritten."""
     scaled = logits.div_(torch.tensor([row.request.temperature or 1.0 for row in rows]).unsqueeze(1))
     totals = scaled.logsumexp(-1).tolist()
-    allowed = [_allowed(row.matcher, scaled.shape[1]) for row in rows]
+    allowed = [_allowed(row, of_row) for row, of_row in zip(rows, scaled, strict=True)]
     among = [
-        total if mask is None else logits[mask].logsumexp(0).item()
-        for logits, mask, total in zip(scaled, allowed, totals, strict=True)
+        total if mask is None else of_row[mask].logsumexp(0).item()
+        for of_row, mask, total in zip(scaled, allowed, totals, strict=True)
     ]
     lowered = {
         (i, token): math.log(share)
@@ -185,13 +188,19 @@ def advance(backbone: Backbone, rows: Sequence[Row], logits: Tensor) -> None:
         _finish(backbone, row, token)
 
 
-def _allowed(matcher: Any, width: int) -> Tensor | None:
-    """Which tokens a row's grammar allows, bool [V]; the output layer may know more than the tokenizer does."""
-    if matcher is None:
-        return None
-    packed = np.frombuffer(matcher.compute_bitmask(), dtype=np.uint8)
-    allowed = torch.from_numpy(np.unpackbits(packed, bitorder="little").view(bool))
-    return functional.pad(allowed, (0, max(0, width - len(allowed))))[:width]
+def _allowed(row: Row, logits: Tensor) -> Tensor | None:
+    """Which tokens a row may have next, bool [V], of its scaled ``logits`` [V]; None for all. The output layer may know
+    more tokens than the tokenizer does."""
+    allowed = None
+    if row.matcher is not None:
+        packed = np.frombuffer(row.matcher.compute_bitmask(), dtype=np.uint8)
+        known = torch.from_numpy(np.unpackbits(packed, bitorder="little").view(bool))
+        allowed = functional.pad(known, (0, max(0, len(logits) - len(known))))[: len(logits)]
+    if row.request.min_p > 0:
+        most = logits.max() if allowed is None else logits[allowed].max()
+        likely = logits >= most + math.log(row.request.min_p)
+        allowed = likely if allowed is None else allowed & likely
+    return allowed
 
 
 def _finish(backbone: Backbone, row: Row, token: int) -> None:

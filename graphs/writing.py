@@ -49,6 +49,7 @@ def write_steps(
             role=expert.role,
             max_tokens=min(c.config.max_tokens_per_step, limit - spent),
             temperature=expert.temperature,
+            min_p=expert.min_p,
             seed=seed,
             stop=("\n",),
             grammar=step_grammar(c.task.STEP),

@@ -108,9 +108,10 @@ def test_what_a_server_does_not_take_is_left_out(chat_server: Any, says_why: boo
 def test_the_new_name_of_the_limit(chat_server: Any) -> None:
     chat_server.refuses = {"max_tokens"}
     with Endpoint.open(chat_server.address) as endpoint:
-        [done] = endpoint.generate([Request(PROMPT, max_tokens=3)])
+        [done] = endpoint.generate([Request(PROMPT, max_tokens=3, min_p=0.1)])
     body = chat_server.received[-1]
     assert done.tokens <= 3 and body["max_completion_tokens"] == 3 and OPTIONAL - body.keys() == {"structured_outputs"}
+    assert body["min_p"] == 0.1
 
 
 def one_line(error: pytest.ExceptionInfo[JuntoError]) -> str:

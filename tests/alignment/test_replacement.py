@@ -37,9 +37,9 @@ def engine(tiny_model: Path) -> Iterator[Engine]:
         yield engine
 
 
-def request(seed: str, *unlike: Completion, temperature: float = 1.5) -> Request:
+def request(seed: str, *unlike: Completion, temperature: float = 1.5, min_p: float = 0.0) -> Request:
     prompt = [{"role": "user", "content": "4 7 8 8"}]
-    return Request(prompt, role="base", seed=seed, temperature=temperature, grammar=GRAMMAR, unlike=unlike)
+    return Request(prompt, role="base", seed=seed, temperature=temperature, min_p=min_p, grammar=GRAMMAR, unlike=unlike)
 
 
 def test_two_draws_are_those_of_the_closed_form(engine: Engine) -> None:
@@ -67,3 +67,25 @@ def test_a_language_is_written_to_its_end_and_then_again(engine: Engine, tempera
     if temperature == 0.0:  # the same again
         again = engine.generate([request("x", written[0], temperature=0.0)])[0]
         assert again.ids == written[1].ids
+
+
+def test_what_is_unlikely_is_not_drawn(engine: Engine) -> None:
+    """After each token that is written, the ratio to the most probable one of the five texts' tokens there."""
+    drawn = engine.generate([request(f"min-p {i}") for i in range(200)])
+    chance = {one.text: one.draw_logprobs for one in drawn}
+    assert set(chance) == LANGUAGE
+    first = {text[0]: math.exp(chance[text][0]) for text in LANGUAGE}
+    second = {text: math.exp(chance[text][1]) for text in LANGUAGE if len(text) == 2}
+    for least in (0.3, 0.999):
+        likely = {
+            text
+            for text in LANGUAGE
+            if first[text[0]] >= least * max(first.values())
+            and (text == "5" or second[text] >= least * max(p for t, p in second.items() if t[0] == text[0]))
+        }
+        some = engine.generate([request(f"some {least} {i}", min_p=least) for i in range(200)])
+        assert {one.text for one in some} == likely
+        total = math.fsum(math.exp(sum(p)) for p in {one.text: one.draw_logprobs for one in some}.values())
+        assert total == pytest.approx(1.0, abs=1e-5)
+    greedy, hot = (replace(request("x", temperature=t, min_p=p), grammar=None) for t, p in ((0.0, 0.0), (9.0, 0.9999)))
+    assert engine.generate([hot])[0].ids == engine.generate([greedy])[0].ids
