@@ -5,8 +5,9 @@ LimeTextExplainer over a Hugging Face pipeline (one text at a time, and batches 
 AnchorText: tokens through the model, wall time, peak memory above the start, and the largest error of a weight against
 the exact answer. With 8 units Junto scores every mask once and gives everything that there is, LIME, anchors, Shapley
 values and faithfulness; with 24 it scores as many masks as LimeTextExplainer draws, and in a row of its own as many as
-it would by itself. The peers are timed on 100 masks of each pair and extrapolated; LimeTextExplainer's first pair is
-run in full as well. Padding counts in time and not in tokens.
+it would by itself. The peers are timed on 100 masks of each pair and extrapolated; LimeTextExplainer on the first pair
+in 8 units is run in full as well. Padding counts in time and not in tokens. Searches for anchors among 24 units, of
+both sides, are on the first pair alone.
 
 Errors: with 8 units against all masks; with 24 on the first pair against 50,000 fresh masks, whose standard error is
 printed, and on rewards of degree two against their closed form. The floor is the tree of the kept units' tokens (the
@@ -59,17 +60,14 @@ def arms(bench: Bench, d: int, folder: Path, there: dict[str, Row]) -> dict[str,
     found: dict[str, Callable[[], Row]] = {OURS: lambda: bench.ours(d)}
     if not exact:
         found[SHARP] = lambda: bench.until_sharp(d)
-        found[ANCHORS] = lambda: bench.our_anchors(d)
     found[ONE] = lambda: bench.lime(d, 1, counts.timed)
     found[MANY] = lambda: bench.lime(d, BATCH, counts.timed)
     found[CAPTUM] = lambda: bench.captum(d, counts.timed)
-    found[ANCHOR_TEXT] = lambda: bench.anchor_text(d, there[OURS]["tau"])
-    if exact:
-        found[ERRORS] = lambda: bench.exact_errors(there[OURS])
-    elif first:
-        found[ERRORS] = lambda: bench.fresh_errors(d, folder / "rewards")
+    if exact or first:
+        found[ANCHOR_TEXT] = lambda: bench.anchor_text(d, there[OURS]["tau"])
+        found[ERRORS] = lambda: bench.exact_errors(there[OURS]) if exact else bench.fresh_errors(d, folder / "rewards")
     if first:
-        found[FULL] = lambda: bench.lime(d, 1, counts.samples)
+        found[FULL if exact else ANCHORS] = lambda: bench.lime(d, 1, counts.samples) if exact else bench.our_anchors(d)
     return found
 
 

@@ -45,7 +45,7 @@ def of_units(of_pairs: Sequence[dict[str, Row]], samples: int) -> Json:
     """Ratios are of sums over the pairs; that of time is against the faster of LimeTextExplainer's two arms."""
     table: Json = {}
     for arm in [arm for arm in ARMS if arm in of_pairs[0]]:
-        own = [whole(of[arm], samples) if arm in SAMPLED else of[arm] for of in of_pairs]
+        own = [whole(of[arm], samples) if arm in SAMPLED else of[arm] for of in of_pairs if arm in of]
         table[arm] = {key: mean([one[key] for one in own]) for key in ("texts", "tokens", "seconds", "forwards")}
         table[arm]["peak_mb"] = max((one["peak_mb"] for one in own if one["peak_mb"] is not None), default=None)
     ours, first = [of[OURS] for of in of_pairs], of_pairs[0]
@@ -67,8 +67,8 @@ def of_units(of_pairs: Sequence[dict[str, Row]], samples: int) -> Json:
         "answer_tokens": mean([one["answer_tokens"] for one in ours]),
         "arms": table,
         "errors": errors,
-        "extrapolated_over_full": {key: lime[key] / first[FULL][key] for key in ("tokens", "seconds")},
-        "anchors": of_anchors([of[ANCHOR_TEXT] for of in of_pairs])
+        "extrapolated_over_full": {key: lime[key] / first[FULL][key] for key in ("tokens", "seconds") if FULL in first},
+        "anchors": of_anchors([of[ANCHOR_TEXT] for of in of_pairs if ANCHOR_TEXT in of])
         | {"token_ratio": table[ANCHOR_TEXT]["tokens"] / table.get(ANCHORS, table[OURS])["tokens"]},
     }
 
@@ -139,7 +139,6 @@ def lines_of(units: str, part: Json) -> list[str]:
         + f"; the largest weight is {errors['largest_weight']:.2g}",
         f"rewards of the pipeline differ by {part['reward_difference']:.1g} at most; outside of forwards "
         f"{100 * part['overhead_share']:.1f} %",
-        f"extrapolated over run in full: tokens {full['tokens']:.3f}, seconds {full['seconds']:.3f}",
         f"AnchorText reads {anchors['token_ratio']:.1f} times as many tokens ({anchors['stopped']} searches stopped)",
     ]
     if anchors["largest_precision_error"] is not None:
@@ -147,4 +146,6 @@ def lines_of(units: str, part: Json) -> list[str]:
             f"; its precision is off by {anchors['largest_precision_error']:.2f} at most, and "
             f"{anchors['least_exact_precision']:.2f} at least"
         )
+    if full:
+        out.append(f"extrapolated over run in full: tokens {full['tokens']:.3f}, seconds {full['seconds']:.3f}")
     return out
