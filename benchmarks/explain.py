@@ -73,11 +73,12 @@ def arms(bench: Bench, d: int, folder: Path, there: dict[str, Row]) -> dict[str,
 
 def warm_up(bench: Bench) -> None:
     """What only a first call pays for, imports and kernels, is in no row; on another answer than those of the rows."""
-    aside = Bench(bench.engine, bench.role, (bench.prompt, bench.answer[::-1]), 1, bench.counts)
-    aside.ours(UNITS[0])
-    aside.lime(UNITS[0], BATCH, BATCH)
-    aside.captum(UNITS[0], BATCH)
-    aside.anchor_text(UNITS[0], 0.0)
+    counts = bench.counts._replace(timed=4)
+    aside = Bench(bench.engine, bench.role, (bench.prompt, bench.answer[::-1]), 1, counts)
+    aside.ours(2)
+    aside.lime(2, BATCH, counts.timed)
+    aside.captum(2, counts.timed)
+    aside.anchor_text(2, 0.0)
 
 
 def measure(engine: Engine, role: str, count: int, folder: Path, counts: Counts) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks import explain_errors as errors
+from benchmarks import explain_tables as tables
 from explain.ask import Rewards
 from explain.lime import fit_lime
 from explain.masks import all_masks, draw_masks
@@ -112,3 +113,34 @@ def test_errors_on_rewards_of_degree_two_shrink_with_the_masks() -> None:
     for name in ("Junto, as many masks", "LimeTextExplainer"):
         assert 0 < many[name]["max_error"] < few[name]["max_error"]
     assert many["Junto, as many masks"]["masks"] == 3000
+
+
+def test_ratios_are_of_sums_and_baselines_are_extrapolated() -> None:
+    def ours(tokens: int, floor: int, seconds: float, inside: float) -> tables.Row:
+        flat = {"naive": 100 * tokens, "deduplicated": 20 * tokens, "prompt_cached": 5 * tokens}
+        costs = {"tokens": tokens, "seconds": seconds, "inside": inside, "forwards": 2, "texts": 50, "peak_mb": 3.0}
+        return costs | {"floor": floor, "flat": flat, "prompt_tokens": 10, "answer_tokens": 6}
+
+    def baseline(tokens: int, seconds: float) -> tables.Row:
+        costs = {"tokens": tokens, "seconds": seconds, "forwards": 5, "texts": 5, "peak_mb": None}
+        return costs | {"reward_difference": seconds * 1e-7}
+
+    error = {"largest_weight": 2.0, "max_error": {tables.OURS: 0.0, "LimeTextExplainer": 0.25}}
+    worse = {"largest_weight": 1.0, "max_error": {tables.OURS: 0.125, "LimeTextExplainer": 0.125}}
+    anchor = baseline(900, 30.0) | {"texts": 90, "stopped": False, "precision": 0.9, "exact_precision": 1.0}
+    first = {tables.OURS: ours(30, 20, 2.0, 1.5), tables.ONE: baseline(600, 8.0), tables.MANY: baseline(600, 6.0)}
+    second = {tables.OURS: ours(10, 8, 2.0, 2.0), tables.ONE: baseline(200, 8.0), tables.MANY: baseline(200, 4.0)}
+    first |= {tables.CAPTUM: baseline(500, 1.0), tables.ANCHOR_TEXT: anchor, tables.ERRORS: error}
+    second |= {tables.CAPTUM: baseline(500, 1.0), tables.ANCHOR_TEXT: anchor, tables.ERRORS: worse}
+    first[tables.FULL] = baseline(6000, 100.0) | {"texts": 50}
+    found = tables.summary({8: [first, second]}, samples=50)
+    eight = found["d8"]
+    assert eight["token_ratio"] == 10 * 800 / 40 and eight["time_ratio"] == 10 * 10.0 / 4.0
+    assert eight["over_token_floor"] == 1.5 and eight["max_error"] == 0.125
+    assert eight["fewer_than_deduplicated"] == 20 and eight["fewer_than_prompt_cached"] == 5
+    assert found["overhead_share"] == eight["overhead_share"] == pytest.approx(0.5 / 4.0)
+    assert eight["extrapolated_over_full"] == {"tokens": 1.0, "seconds": 0.8}
+    assert eight["errors"] == {"largest_weight": 2.0, "max_error": {tables.OURS: 0.125, "LimeTextExplainer": 0.25}}
+    assert eight["anchors"]["token_ratio"] == 1800 / 40 and eight["arms"][tables.OURS]["peak_mb"] == 3.0
+    assert eight["anchors"]["largest_precision_error"] == pytest.approx(0.1)
+    assert any("token ratio 200.0" in line for line in tables.lines_of("8", eight))
