@@ -23,6 +23,8 @@ import json
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +109,7 @@ def measure(engine: Engine, role: str, count: int, folder: Path, counts: Counts)
         # first, while what is in memory is the model and nothing that the other rows leave
         text = long_text(engine, counts.long)
         for units in ("auto", "words"):
-            long[units] = row(benches[0], units, "long", lambda u=units: long_answer(benches[0], text, u, model))
+            long[units] = row(benches[0], units, "long", partial(long_answer, benches[0], text, units, model))
         warm_up(benches[0])
         for d in UNITS:
             for bench, there in zip(benches, rows[d], strict=True):
@@ -131,6 +133,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--pairs", type=int, default=20)
     parser.add_argument("--folder", type=Path, default=Path("runs/benchmark-explain"), help="where rows are kept")
     given = parser.parse_args(arguments)
+    if find_spec("captum") is None:
+        parser.error("captum is not installed; pip install --no-deps captum")
     with Engine.open(given.run, compute_dtype="float32") as engine:
         found = measure(engine, "reward", given.pairs, given.folder, Counts())
     print(json.dumps(found, indent=1) if given.json else "\n".join(lines(found)))

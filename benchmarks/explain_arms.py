@@ -24,6 +24,7 @@ from benchmarks.explain_errors import (
     numbered,
     token_floor,
 )
+from benchmarks.explain_tables import OURS, SHARP
 from benchmarks.explain_texts import Pair
 from explain.anchors import PRECISION, Decision
 from explain.ask import Rewards
@@ -32,7 +33,6 @@ from explain.masks import all_masks, draw_masks, lime_distances, lime_kernel
 from explain.regress import wls
 from explain.sample import sampled_table, tabulate
 from explain.score import EngineScorer
-from explain.table import names
 from explain.text import anchors, explain_table, explain_text, typical_reward
 from explain.units import MAX_UNITS, Units
 
@@ -57,9 +57,11 @@ class Bench:
         self.engine, self.role, self.seed, self.counts = engine, role, seed, counts
         self.scorer = EngineScorer(engine, role)
         self.prompt, self.answer = pair
-        chat = engine.backbone.chat
-        self.prompt_ids = chat.prompt_ids(self.prompt)
-        self.length: Callable[[str], int] = lambda text: len(chat.text_ids(text.rstrip()))
+        self.prompt_ids = engine.backbone.chat.prompt_ids(self.prompt)
+
+    def length(self, text: str) -> int:
+        """Tokens of an answer, which is scored at its last token that is not white space."""
+        return len(self.engine.backbone.chat.text_ids(text.rstrip()))
 
     def units(self, d: int) -> Units:
         return cut(self.answer, d)
@@ -202,7 +204,7 @@ class Bench:
         return {
             "largest_weight": float(np.abs(exact).max()),
             "max_error": {
-                "Junto": largest(ours["weights"], exact),
+                OURS: largest(ours["weights"], exact),
                 "LimeTextExplainer": largest(by_lime(d, reward, seed=self.seed), exact),
                 "captum": largest(peers.captum_of_masks(d, reward, self.seed), exact),
             },
@@ -213,15 +215,15 @@ class Bench:
         the mean over seeds of its largest error. One reward answers all; it is kept in ``folder``."""
         ask = Rewards(self.scorer, self.prompt, self.units(d), folder, progress=rate(f"{d} units, fresh masks"))
         _, samples, fresh, seeds, _ = self.counts
-        masks = draw_masks(d, fresh, np.random.default_rng([self.seed, fresh]))
-        first, counts = np.unique(np.array(names(masks)), return_index=True, return_counts=True)[1:]
-        kept = masks[first]
-        kernel = lime_kernel(lime_distances(kept))
-        reference = wls(kept.astype(float), ask(kept), kernel, counts.astype(float))
-        found: dict[str, list[Any]] = {"Junto, as many masks": [], "Junto": [], "LimeTextExplainer": [], "captum": []}
+        whole = fresh // SAMPLES  # of so many draws one is the text itself
+        drawn = draw_masks(d, fresh - whole, np.random.default_rng([self.seed, fresh]))
+        masks, counts = np.unique(np.concatenate([np.ones((whole, d), bool), drawn]), axis=0, return_counts=True)
+        kernel = lime_kernel(lime_distances(masks))
+        reference = wls(masks.astype(float), ask(masks), kernel, counts.astype(float))
+        found: dict[str, list[Any]] = {OURS: [], SHARP: [], "LimeTextExplainer": [], "captum": []}
         for seed in range(seeds):
-            found["Junto, as many masks"].append(fit_lime(drawn_table(ask, samples, seed)).weights)
-            found["Junto"].append(fit_lime(sampled_table(ask, seed)).weights)
+            found[OURS].append(fit_lime(drawn_table(ask, samples, seed)).weights)
+            found[SHARP].append(fit_lime(sampled_table(ask, seed)).weights)
             found["LimeTextExplainer"].append(by_lime(d, ask, samples, seed))
             found["captum"].append(peers.captum_of_masks(d, ask, seed, samples))
         return {
@@ -269,7 +271,7 @@ def rate(what: str) -> Callable[[int, int], None]:
     def progress(done: int, total: int) -> None:
         nonlocal began, last
         now = time.monotonic()
-        if now - last >= 10 or done == total:
+        if now - last >= 10:
             print(f"{what}: {done}/{total} texts, {done / (now - began):.1f}/s", file=sys.stderr, flush=True)
             last = now
         if done == total:

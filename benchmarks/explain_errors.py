@@ -187,8 +187,8 @@ def synthetic(d: int, seeds: int, samples: int = SAMPLES) -> dict[str, Any]:
         ask = Rewards(MaskScorer(d, reward), [], Units(numbered(d), words(numbered(d))))
         equal, usual = fit_lime(drawn_table(ask, samples, seed)), fit_lime(sampled_table(ask, seed))
         found = {
-            "Junto, as many masks": (equal.weights, equal.draws),
-            "Junto": (usual.weights, usual.draws),
+            "Junto": (equal.weights, equal.draws),
+            "Junto, until sharp": (usual.weights, usual.draws),
             "LimeTextExplainer": (by_lime(d, reward, samples, seed), samples),
         }
         for name, (weights, count) in found.items():
