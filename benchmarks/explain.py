@@ -1,0 +1,144 @@
+"""Explaining a reward beside the peers: ``python -m benchmarks.explain [--json] [--run RUN] [--pairs 20]``.
+
+One reward model in float32, prompts of about 256 tokens and answers of about 128 in 8 and in 24 units. Junto against
+LimeTextExplainer over a Hugging Face pipeline (one text at a time, and batches of 32), captum's LIME and alibi's
+AnchorText: tokens through the model, wall time, peak memory above the start, and the largest error of a weight against
+the exact answer. With 8 units Junto scores every mask once and gives everything that there is, LIME, anchors, Shapley
+values and faithfulness; with 24 it scores as many masks as LimeTextExplainer draws, and in a row of its own as many as
+it would by itself. The peers are timed on 100 masks of each pair and extrapolated; LimeTextExplainer on the first pair
+in 8 units is run in full as well. Padding counts in time and not in tokens. Searches for anchors among 24 units, of
+both sides, are on the first pair alone.
+
+Errors: with 8 units against all masks; with 24 on the first pair against 50,000 fresh masks, whose standard error is
+printed, and on rewards of degree two against their closed form. The floor is the tree of the kept units' tokens (the
+prompt once, each beginning of kept units once). Needs captum (``pip install --no-deps captum``). Rows are kept under
+``--folder``; the same command again goes on. The data are looked for in JUNTO_DATA, or ../shared/data.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from alignment.engine import Engine
+from benchmarks.explain_arms import Bench, Counts, Row, long_answer
+from benchmarks.explain_errors import synthetic
+from benchmarks.explain_peers import resident
+from benchmarks.explain_tables import (
+    ANCHOR_TEXT,
+    ANCHORS,
+    BATCH,
+    CAPTUM,
+    ERRORS,
+    FULL,
+    MANY,
+    ONE,
+    OURS,
+    SHARP,
+    lines,
+    summary,
+)
+from benchmarks.explain_texts import long_text, pairs
+from benchmarks.kept import kept
+from explain.units import MAX_UNITS
+
+UNITS = (8, 24)
+SYNTHETIC_SEEDS = 20
+
+
+def arms(bench: Bench, d: int, folder: Path, there: dict[str, Row]) -> dict[str, Callable[[], Row]]:
+    """What is measured on one pair with d units, in this order; ``there`` holds the rows of the arms before."""
+    counts, first, exact = bench.counts, bench.seed == 0, d <= MAX_UNITS
+    found: dict[str, Callable[[], Row]] = {OURS: lambda: bench.ours(d)}
+    if not exact:
+        found[SHARP] = lambda: bench.until_sharp(d)
+    found[ONE] = lambda: bench.lime(d, 1, counts.timed)
+    found[MANY] = lambda: bench.lime(d, BATCH, counts.timed)
+    found[CAPTUM] = lambda: bench.captum(d, counts.timed)
+    if exact or first:
+        found[ANCHOR_TEXT] = lambda: bench.anchor_text(d, there[OURS]["tau"])
+        found[ERRORS] = lambda: bench.exact_errors(there[OURS]) if exact else bench.fresh_errors(d, folder / "rewards")
+    if first:
+        found[FULL if exact else ANCHORS] = lambda: bench.lime(d, 1, counts.samples) if exact else bench.our_anchors(d)
+    return found
+
+
+def warm_up(bench: Bench) -> None:
+    """What only a first call pays for, imports and kernels, is in no row; on another answer than those of the rows."""
+    counts = bench.counts._replace(timed=4)
+    aside = Bench(bench.engine, bench.role, (bench.prompt, bench.answer[::-1]), 1, counts)
+    aside.ours(2)
+    aside.lime(2, BATCH, counts.timed)
+    aside.captum(2, counts.timed)
+    aside.anchor_text(2, 0.0)
+
+
+def measure(engine: Engine, role: str, count: int, folder: Path, counts: Counts) -> dict[str, Any]:
+    """All rows, those from ``folder`` that are there, and what they come to."""
+    model = (resident() or {}).get("VmRSS")
+    texts, source = pairs(engine, count)
+    benches = [Bench(engine, role, pair, number, counts) for number, pair in enumerate(texts)]
+    about = {"scorer": benches[0].scorer.fingerprint, "counts": counts._asdict(), "threads": torch.get_num_threads()}
+    rows: dict[int, list[dict[str, Row]]] = {d: [{} for _ in benches] for d in UNITS}
+    long: dict[str, Row] = {}
+    with kept(folder / "rows.jsonl", about) as (known, keep):
+
+        def row(bench: Bench, units: int | str, arm: str, make: Callable[[], Row]) -> Row:
+            text = hashlib.sha256(json.dumps([bench.prompt, bench.answer]).encode()).hexdigest()
+            named = {"text": text, "units": units, "arm": arm}
+            found = next((one["row"] for one in known if named.items() <= one.items()), None)
+            if found is None:
+                began = time.monotonic()
+                found = make()
+                keep(named | {"row": found})
+                per = f", {found['tokens'] / found['seconds']:.0f} tokens/s" if "seconds" in found else ""
+                done = f"pair {bench.seed + 1}/{count}, {units} units, {arm}"
+                print(f"{done}: {time.monotonic() - began:.0f} s{per}", file=sys.stderr, flush=True)
+            return found
+
+        # first, while what is in memory is the model and nothing that the other rows leave
+        text = long_text(engine, counts.long)
+        for units in ("auto", "words"):
+            long[units] = row(benches[0], units, "long", partial(long_answer, benches[0], text, units, model))
+        warm_up(benches[0])
+        for d in UNITS:
+            for bench, there in zip(benches, rows[d], strict=True):
+                for arm, make in arms(bench, d, folder, there).items():
+                    there[arm] = row(bench, d, arm, make)
+    return {
+        "schema_version": 1,
+        "texts": source,
+        "pairs": count,
+        "threads": torch.get_num_threads(),
+        **summary(rows, counts.samples),
+        "long_answers": {"length": counts.long} | long,
+        "synthetic": {f"d{d}": synthetic(d, SYNTHETIC_SEEDS, counts.samples) for d in UNITS if d > MAX_UNITS},
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.explain", description=__doc__.split("\n")[0])
+    parser.add_argument("--json", action="store_true", help="one JSON object on stdout in place of the tables")
+    parser.add_argument("--run", default="game24", help="a run with a reward model")
+    parser.add_argument("--pairs", type=int, default=20)
+    parser.add_argument("--folder", type=Path, default=Path("runs/benchmark-explain"), help="where rows are kept")
+    given = parser.parse_args(arguments)
+    if find_spec("captum") is None:
+        parser.error("captum is not installed; pip install --no-deps captum")
+    with Engine.open(given.run, compute_dtype="float32") as engine:
+        found = measure(engine, "reward", given.pairs, given.folder, Counts())
+    print(json.dumps(found, indent=1) if given.json else "\n".join(lines(found)))
+
+
+if __name__ == "__main__":
+    main()
