@@ -44,7 +44,8 @@ def think(turn: Turn, runtime: Runtime[Context]) -> State:
 
 def _think(turn: Turn, c: Context, tell: Callable[[Event], None]) -> State:
     """Where steps must differ, half of a place's proposals are written at first, and the others unlike them; what still
-    repeats is written anew while there is spare. That two leave in the same words is no repetition."""
+    repeats is written anew while there is spare, but not where nothing else is likely. That two leave in the same words
+    is no repetition."""
     distinct = c.config.distinct and c.config.search != "sample"
     missing = {part["parent"]: part["count"] for part in turn["parts"]}
     proposals = sum(missing.values()) + turn["spare"]
@@ -65,14 +66,17 @@ def _think(turn: Turn, c: Context, tell: Callable[[Event], None]) -> State:
         limit = max(1, tokens // sum(missing.values()))
         fresh = write_steps(turn, places, written, limit, c, tell)
         written += fresh
+        known = set(said) if wave else set()
         for thought, _ in fresh:
             tokens -= thought.tokens + thought.call_tokens
             place = (thought.parent, thought.text)
             if distinct and place in said and thought.status != "left":
                 repeated.append(thought)
+                if place in known:  # it was to be unlike this one: nothing else is likely there
+                    missing[thought.parent] = 0
                 continue
             said.add(place)
-            missing[thought.parent] -= 1
+            missing[thought.parent] = max(0, missing[thought.parent] - 1)
             tree[thought.id] = thought
         if halved:  # where all of them leave, more would too
             missing |= {at: 0 for at in missing if all(t.status == "left" for t, _ in fresh if t.parent == at)}
