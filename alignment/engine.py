@@ -30,7 +30,9 @@ from alignment.config import BackboneConfig
 from alignment.decoding import Completion, Lark, Prompt, Request, Row, matcher_of
 from alignment.errors import SetupError
 from alignment.flight import Usage
+from alignment.machine import give_back_threads
 from alignment.run_dir import RunDir
+from alignment.weights import inference_dtype
 
 WINDOW_SECONDS = 0.02  # how long an idle worker waits for others that want the same batch
 
@@ -64,16 +66,17 @@ class Engine:
         self._closing = threading.Event()
         self._gate = threading.Lock()  # nothing comes in behind the end
         self._worker = threading.Thread(target=self._work, name="junto-engine", daemon=True)
+        give_back_threads()  # those that read the model
         self._worker.start()
 
     @classmethod
     def open(cls, model: str | Path, compute_dtype: str | None = None, runs_root: str | Path = "runs") -> Engine:
-        """An engine over a run directory (with all its roles), a model folder, a hub id or ``embedded``."""
+        """An engine over a run directory (with all its roles), a model folder, a hub id or ``embedded``; without
+        ``compute_dtype`` in that of the run, or in float32 where this machine has no bfloat16."""
         run = RunDir.find(model, runs_root)
-        settings = run.backbone() if run else {"model": str(model), "quantization": "none"}
-        if compute_dtype:
-            settings = settings | {"compute_dtype": compute_dtype}
-        backbone = Backbone(BackboneConfig(**settings))
+        settings = BackboneConfig(**(run.backbone() if run else {"model": str(model), "quantization": "none"}))
+        dtype = compute_dtype or inference_dtype(settings)
+        backbone = Backbone(BackboneConfig(**settings.model_dump() | {"compute_dtype": dtype}))
         if run:
             found = [p.parent.name for p in (run.path / "adapters").glob("*/adapter.json")]
             if not found:
@@ -185,6 +188,7 @@ class Engine:
         return Row(request, ids, cancelled=self._closing.is_set)
 
     def _submit(self, job: _Job) -> Future:
+        give_back_threads()  # the caller waits, and the worker is to have the cores
         with self._gate:
             if self._closing.is_set() or not self._worker.is_alive():
                 raise RuntimeError("the engine is closed")
@@ -229,6 +233,8 @@ class Engine:
         whether the engine is to close."""
         idle = not waiting
         until = None
+        if idle and self._jobs.empty():
+            give_back_threads()
         while not closing:
             try:
                 job = self._jobs.get(idle, None if until is None else max(0.0, until - time.monotonic()))

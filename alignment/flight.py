@@ -139,7 +139,7 @@ class Flight:
         return [part[-1] for part in hidden.split([len(text) for text in texts])]
 
     def _advance(self, first: int, hidden: Tensor) -> None:
-        advance(self.backbone, self.rows[first:], self.backbone.logits(hidden))
+        advance(self.backbone, self.rows[first:], self.decoder.logits(hidden))
         for i in reversed(range(first, len(self.rows))):
             if self.rows[i].finish:
                 self._leave(i)

@@ -9,6 +9,7 @@ merged into a copy of the weights. No gradients. Formulas: Llama (arXiv 2302.139
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -22,6 +23,7 @@ from alignment.weights import DTYPES, dequantized
 ARCHITECTURES = ("LlamaModel", "Qwen2Model")
 GROW = 64  # positions; the room of a slot is a multiple of it
 FEW = 2  # rows, up to which torch's fused attention is the faster one
+PACKS = torch.backends.mkldnn.is_available() and platform.machine() in ("x86_64", "AMD64")
 
 
 class Span(NamedTuple):
@@ -82,7 +84,7 @@ class Slots:
 
 
 class _Linear(NamedTuple):
-    """x W' + b, and s x A' B' where an adapter stands beside the weight."""
+    """x W' + b, and s x A' B' where an adapter stands beside the weight, which oneDNN may have packed."""
 
     weight: Tensor
     bias: Tensor | None
@@ -90,6 +92,8 @@ class _Linear(NamedTuple):
     b: Tensor | None = None  # with the scale in it
 
     def __call__(self, x: Tensor) -> Tensor:
+        if self.weight.is_mkldnn:
+            return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
         out = functional.linear(x, self.weight, self.bias)
         if self.a is not None and self.b is not None:
             out = torch.addmm(out, x @ self.a, self.b)
@@ -121,10 +125,8 @@ def knows(backbone: Backbone, role: str, copies: bool) -> bool:
 
 
 def copy_bytes(backbone: Backbone) -> int:
-    """Bytes of the layers' weights in the compute dtype: those of a merged copy."""
-    size = DTYPES[backbone.config.compute_dtype].itemsize
-    layers = backbone.causal_lm.get_decoder().layers
-    return sum(size * m.in_features * m.out_features for m in layers.modules() if isinstance(m, nn.Linear))
+    """Bytes of all linear layers in the compute dtype: those of a merged copy."""
+    return DTYPES[backbone.config.compute_dtype].itemsize * backbone.linear_parameters
 
 
 class LeanDecoder:
@@ -140,6 +142,7 @@ class LeanDecoder:
         self.head_size = getattr(self.config, "head_dim", None) or decoder.config.hidden_size // self.query_heads
         self.layers = [_layer(layer, role, merged, self.dtype) for layer in decoder.layers]
         self.norm: Tensor = decoder.norm.weight
+        self.head = _head(backbone.causal_lm.get_output_embeddings(), merged)
         self.rotary = decoder.rotary_emb
         self._angles = (torch.empty(0), torch.empty(0))
 
@@ -184,6 +187,10 @@ class LeanDecoder:
             gate, up = _apply(layer.gate_up, _rms_norm(x, layer.after, epsilon)).chunk(2, dim=-1)
             x = x + _apply(layer.down, functional.silu(gate).mul_(up))
         return _rms_norm(x, self.norm, epsilon)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """float32 [N, V] of hidden states [N, H]."""
+        return self.head(hidden).float()
 
     def _rotation(self, positions: int) -> tuple[Tensor, Tensor]:
         """Cosines, and sines with the sign of their half, [positions, head size], from the model's own module."""
@@ -249,11 +256,13 @@ def _layer(layer: Any, role: str, merged: bool, dtype: torch.dtype) -> _Layer:
 
     def group(*modules: nn.Module) -> list[_Linear]:
         parts = [_linear(module, role, merged, dtype) for module in modules]
-        if not merged or len(parts) == 1:
+        if not merged:
             return parts
+        if len(parts) == 1:
+            return [_packed(parts[0])]
         biases = [torch.zeros(len(p.weight), dtype=dtype) if p.bias is None else p.bias for p in parts]
         bias = torch.cat(biases) if any(p.bias is not None for p in parts) else None
-        return [_Linear(torch.cat([p.weight for p in parts]), bias)]
+        return [_packed(_Linear(torch.cat([p.weight for p in parts]), bias))]
 
     return _Layer(
         layer.input_layernorm.weight,
@@ -276,3 +285,18 @@ def _linear(module: Any, role: str, merged: bool, dtype: torch.dtype) -> _Linear
     if merged:
         return _Linear((dequantized(base) + b @ a).to(dtype), bias)
     return _Linear(weight, bias, a.t().to(dtype).contiguous(), b.t().to(dtype).contiguous())
+
+
+def _head(layer: nn.Module, merged: bool) -> Any:
+    """The output embedding; what is not a plain linear layer, as it is."""
+    if not merged or type(layer) is not nn.Linear:
+        return layer
+    return _packed(_Linear(layer.weight.detach(), layer.bias))
+
+
+def _packed(linear: _Linear) -> _Linear:
+    """With a float32 weight in the blocks that oneDNN multiplies by. torch's own product is made for many rows: of the
+    embedded model's linear layers it does 8 rows in 80 ms and 32 in 150 on two cores with AVX2, this in 42 and 101."""
+    if not PACKS or linear.weight.dtype != torch.float32:
+        return linear
+    return linear._replace(weight=torch.ops.mkldnn._reorder_linear_weight(linear.weight, 8))

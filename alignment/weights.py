@@ -17,7 +17,7 @@ from transformers.utils import logging as transformers_logging
 from alignment.config import BackboneConfig
 from alignment.embedded import embedded_folder
 from alignment.errors import SetupError
-from alignment.machine import return_freed_memory
+from alignment.machine import free_memory, multiplies_bfloat16, return_freed_memory
 
 # oneDNN keeps the last 1,024 kernels that it compiled for a shape, which take 70 MB more than 64 do in a PPO of the
 # embedded model (by hand, three iterations); a new one costs a millisecond. It reads this before its first product.
@@ -49,6 +49,17 @@ def read_gguf(path: Path) -> tuple[Any, Any]:
 def locate(model: str) -> str:
     """The folder or hub id behind a recipe's ``backbone.model``."""
     return str(embedded_folder()) if model == "embedded" else os.path.expanduser(model)
+
+
+def inference_dtype(config: BackboneConfig) -> str:
+    """The dtype to compute in where nothing is trained: that of ``config``, or the finer float32 where this machine has
+    no bfloat16 and the wider weights leave half of its memory free. Weights that are not on this disk yet count as
+    fitting."""
+    if config.compute_dtype == "float32" or multiplies_bfloat16():
+        return config.compute_dtype
+    files = [path.stat().st_size for path in Path(locate(config.model)).glob("*.safetensors")]
+    wider = 2 * sum(files) if config.quantization == "none" else 0
+    return "float32" if wider < free_memory() / 2 else config.compute_dtype
 
 
 def load_tokenizer(model: str) -> Any:
