@@ -21,7 +21,6 @@ import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +53,8 @@ CHECKED = {
 }
 ARMS = ("model_only", "with_checker", "random_with_checker")
 FOLDER = Path("runs/benchmarks/game24")
-TOGETHER = 4  # councils that sit at a time where nobody times them
+TIMED = 4
+TOGETHER = 8  # councils that sit at a time where nobody times them
 
 Row = dict[str, Any]
 
@@ -103,23 +103,24 @@ def sitting(engine: Engine, run: RunDir, recipe: Recipe, arm: str, seed: int, pu
 
 
 def measure(run: RunDir, arms: Sequence[str], puzzles: Sequence[str], seeds: int, path: Path) -> list[Row]:
-    """A row per arm, seed and puzzle; those on disk are not computed again. The first seed's councils sit one at a
-    time, and are timed; those of the others share the engine, ``TOGETHER`` at a time."""
+    """A row per arm, seed and puzzle; those on disk are not computed again. Every ``TIMED``-th puzzle of the first seed
+    is sat over alone, and timed; the other councils share the engine, ``TOGETHER`` at a time."""
     recipe = load_recipe(run.path / "config.yaml")
-    about = [recipe.council.model_dump(), recipe.reward.function, recipe.data, calibration_of(run), CHECKED]
-    with Engine.open(run.path) as engine, kept(path, [engine.fingerprint, *about]) as (rows, keep):
-        there = {(row["arm"], row["seed"], row["puzzle"]): row for row in rows}
-        for arm, seed in itertools.product(arms, range(seeds)):
-            missing = [puzzle for puzzle in puzzles if (arm, seed, puzzle) not in there]
-            with ThreadPoolExecutor(TOGETHER if seed else 1) as threads:
-                for row in threads.map(partial(sitting, engine, run, recipe, arm, seed), missing):
-                    row["seconds"] = None if seed else row["seconds"]
-                    there[arm, seed, row["puzzle"]] = row
-                    keep(row)
-            done = [there[arm, seed, puzzle] for puzzle in puzzles]
-            solved = sum(row["solved"] for row in done)
-            print(f"{arm} seed {seed}: {solved}/{len(done)} solved", file=sys.stderr, flush=True)
-    return [there[wanted] for wanted in itertools.product(arms, range(seeds), puzzles)]
+    wanted = list(itertools.product(arms, range(seeds), puzzles))
+    timed = {(arm, 0, puzzle) for arm in arms for puzzle in puzzles[::TIMED]}
+    with Engine.open(run.path) as engine:
+        about = [engine.fingerprint, recipe.council.model_dump(), recipe.reward.function, recipe.data]
+        with kept(path, [*about, calibration_of(run), CHECKED]) as (rows, keep):
+            there = {(row["arm"], row["seed"], row["puzzle"]): row for row in rows}
+            for alone in (True, False):
+                missing = [key for key in wanted if key not in there and (key in timed) == alone]
+                with ThreadPoolExecutor(1 if alone else TOGETHER) as threads:
+                    for row in threads.map(lambda key: sitting(engine, run, recipe, *key), missing):
+                        row["seconds"] = row["seconds"] if alone else None
+                        there[row["arm"], row["seed"], row["puzzle"]] = row
+                        keep(row)
+                        print(f"{len(there)}/{len(wanted)} {json.dumps(row)}", file=sys.stderr, flush=True)
+    return [there[key] for key in wanted]
 
 
 def summary(rows: Sequence[Row], puzzles: Sequence[str]) -> Row:

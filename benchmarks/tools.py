@@ -169,7 +169,7 @@ def main() -> None:
     parser.add_argument("--temperature", type=float, default=0.7)
     given = parser.parse_args()
     asked = questions(given.run)
-    with Engine.open(given.run, "bfloat16" if given.run == "embedded" else None) as engine:
+    with Engine.open(given.run) as engine:
         model = EngineModel(engine, temperature=given.temperature, seed="agent")
         found: Json = {"run": given.run, "role": model.role, "temperature": given.temperature}
         found["agent"] = parsed(model, asked, given.n)

@@ -147,7 +147,7 @@ def test_results_stand_in_the_users_last_message() -> None:
 @pytest.mark.embedded
 def test_the_embedded_model_calls_tools() -> None:
     """A handful of real steps: every reply is a call, because it cannot be longer than what max_tokens allows."""
-    with Engine.open("embedded", "bfloat16") as engine:
+    with Engine.open("embedded") as engine:
         found = [call_tools(EngineModel(engine, max_tokens=150, seed=i), [Calculator()], MESSAGES, 2) for i in range(3)]
     assert sum(len(one.calls) for one in found) > 0
     for one in found:  # two calls, or one less and the one that says that it is done
