@@ -9,6 +9,7 @@ from pathlib import Path
 
 CGROUP = Path("/sys/fs/cgroup")
 CPUINFO = Path("/proc/cpuinfo")
+NVIDIA = Path("/proc/driver/nvidia/version")
 
 
 def free_memory() -> int:
@@ -48,12 +49,13 @@ def give_back_threads() -> None:
         process.omp_pause_resource_all(1)  # omp_pause_soft, OpenMP 5.0, section 3.2.44
 
 
-def multiplies_bfloat16(cpuinfo: Path = CPUINFO) -> bool:
+def multiplies_bfloat16() -> bool:
     """Whether products in bfloat16 are fast here. oneDNN 3.12 has them for x86 processors with these instructions; on
     others torch's own took 8.3 s for 512 rows through the embedded model's linear layers, and 1.3 s in float32 (two
     cores with AVX2, 2026-11-29). A machine that says nothing of the kind (another architecture, a GPU) is taken to be
     able."""
-    text = cpuinfo.read_text() if cpuinfo.is_file() else ""
+    text = CPUINFO.read_text() if CPUINFO.is_file() else ""
     flags = next((set(line.split()) for line in text.splitlines() if line.startswith("flags")), None)
-    gpu = Path("/proc/driver/nvidia/version").exists()
-    return gpu or flags is None or {"avx512bw", "avx512vl", "avx512dq"} <= flags or "avx_ne_convert" in flags
+    if flags is None or NVIDIA.exists():
+        return True
+    return {"avx512bw", "avx512vl", "avx512dq"} <= flags or "avx_ne_convert" in flags

@@ -18,7 +18,6 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch.nn import functional
 
 from alignment.backbone import Backbone
 from alignment.batch import pad
@@ -82,11 +81,10 @@ def generated(backbone: Backbone, rows: list[Request], new: int) -> None:
 def linears(backbone: Backbone, rows: int, repeats: int) -> float:
     """Seconds of all linear layers of one step, the output embedding with them."""
     decoder = LeanDecoder(backbone, "sft", merged=True)
-    weights = [one.weight for layer in decoder.layers for group in layer[2:] for one in group]
-    weights.append(backbone.causal_lm.get_output_embeddings().weight)
-    inputs = {w.shape[1]: torch.randn((rows, w.shape[1]), dtype=decoder.dtype) for w in weights}
+    every = [*(one for layer in decoder.layers for group in layer[2:] for one in group), decoder.head]
+    inputs = {w.weight.shape[1]: torch.randn((rows, w.weight.shape[1]), dtype=decoder.dtype) for w in every}
     with torch.no_grad():
-        return seconds(lambda: [functional.linear(inputs[w.shape[1]], w) for w in weights], 5 * repeats)
+        return seconds(lambda: [one(inputs[one.weight.shape[1]]) for one in every], 5 * repeats)
 
 
 def forward(backbone: Backbone, rows: int, repeats: int) -> float:
@@ -97,14 +95,15 @@ def forward(backbone: Backbone, rows: int, repeats: int) -> float:
     ids = torch.randint(1000, 2000, (rows,))
     spans = [Span(i, CONTEXT + NEW // 2, 1) for i in range(rows)]
     with torch.no_grad():
-        return seconds(lambda: backbone.logits(decoder(ids, spans, slots)), 5 * repeats)
+        return seconds(lambda: decoder.logits(decoder(ids, spans, slots)), 5 * repeats)
 
 
 def measure(model: str, repeats: int, say: Callable[[str], None]) -> Json:
-    backbone = Backbone(BackboneConfig(model=model, quantization="none", compute_dtype="bfloat16"))
+    backbone = Backbone(BackboneConfig(model=model, quantization="none"))
     backbone.add_role("sft", seed=0)
     backbone.chat.eos_id = -1  # no token ends a row: all arms write as many
-    found: Json = {"threads": torch.get_num_threads(), "decode": []}
+    dtype = backbone.config.compute_dtype
+    found: Json = {"threads": torch.get_num_threads(), "dtype": dtype, "decode": []}
     runs = itertools.count()  # other texts in every run, or the engine would know them
 
     def fresh(count: int, length: int, new: int) -> list[Request]:
@@ -172,7 +171,7 @@ def flips(model: str, quantization: str, dtype: str) -> float:
 
 def lines(found: Json) -> list[str]:
     head = ["rows", "generate", "engine", "unmerged", "forward alone", "linears alone", "engine / linears", "speed-up"]
-    out = [f"milliseconds per step, {found['threads']} threads, context {CONTEXT} + {NEW} tokens", ""]
+    out = [f"milliseconds per step, {found['dtype']}, {found['threads']} threads, context {CONTEXT} + {NEW} tokens", ""]
     out += [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for cell in found["decode"]:
         times = [cell[key] for key in ("generate", "engine", "engine_unmerged", "forward", "linears")]

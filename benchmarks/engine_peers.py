@@ -32,6 +32,7 @@ from alignment.config import BackboneConfig
 from alignment.embedded import embedded_folder
 from alignment.engine import Engine
 from alignment.lean import LeanDecoder
+from alignment.weights import DTYPES
 from benchmarks.engine import seconds
 from graphs.recipe import Recipe
 from graphs.sitting import seat, sit
@@ -73,21 +74,21 @@ def calls(model: Any, **settings: Any) -> Callable[[], Any]:
     return all_of_them
 
 
-def chat_hugging_face(folder: Path) -> Any:
+def chat_hugging_face(folder: Path, dtype: torch.dtype) -> Any:
     from langchain_huggingface import ChatHuggingFace, HuggingFacePipeline
     from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
     model.generation_config.eos_token_id = None  # every arm writes as many tokens
     tokenizer = AutoTokenizer.from_pretrained(folder)
     made = pipeline("text-generation", model=model, tokenizer=tokenizer, max_new_tokens=NEW, do_sample=True)
     return ChatHuggingFace(llm=HuggingFacePipeline(pipeline=made), model_id=str(folder))
 
 
-def transformers_model(folder: Path) -> Any:
+def transformers_model(folder: Path, dtype: torch.dtype) -> Any:
     from smolagents import TransformersModel
 
-    model = TransformersModel(str(folder), device_map="cpu", torch_dtype=torch.bfloat16, max_new_tokens=NEW)
+    model = TransformersModel(str(folder), device_map="cpu", torch_dtype=dtype, max_new_tokens=NEW)
     model.model.generation_config.eos_token_id = None
     return model
 
@@ -116,7 +117,7 @@ class Clock:
 @contextmanager
 def timed_forwards() -> Any:
     clock = Clock()
-    places = [(LeanDecoder, "__call__"), (Backbone, "logits"), (Backbone, "hidden"), (Backbone, "scalar")]
+    places = [(LeanDecoder, "__call__"), (LeanDecoder, "logits"), (Backbone, "hidden"), (Backbone, "scalar")]
     before = [getattr(owner, name) for owner, name in places]
     for (owner, name), call in zip(places, before, strict=True):
         setattr(owner, name, clock.around(call))
@@ -145,8 +146,9 @@ def overhead(engine: Engine, repeats: int) -> dict[str, float]:
 
 def measure(repeats: int) -> dict[str, Any]:
     folder = embedded_folder()
-    backbone = Backbone(BackboneConfig(model="embedded", quantization="none", compute_dtype="bfloat16"))
+    backbone = Backbone(BackboneConfig(model="embedded", quantization="none"))
     backbone.add_role("sft", seed=0)
+    dtype = DTYPES[backbone.config.compute_dtype]
     found: dict[str, Any] = {"threads": torch.get_num_threads(), "branches": BRANCHES, "tokens": NEW}
     with Engine(backbone) as engine:
         found["overhead"] = overhead(engine, 3 * repeats)
@@ -155,8 +157,8 @@ def measure(repeats: int) -> dict[str, Any]:
         found["junto_fan_out"] = seconds(fan_out(chat), repeats)
         found["junto_smolagents"] = seconds(calls(EngineModel(engine, "sft", max_tokens=NEW)), repeats)
         backbone.chat.eos_id = eos
-    found["chat_hugging_face"] = seconds(fan_out(chat_hugging_face(folder)), repeats)
-    found["transformers_model"] = seconds(calls(transformers_model(folder)), repeats)
+    found["chat_hugging_face"] = seconds(fan_out(chat_hugging_face(folder, dtype)), repeats)
+    found["transformers_model"] = seconds(calls(transformers_model(folder, dtype)), repeats)
     return found | {
         "speedup_vs_chathuggingface": found["chat_hugging_face"] / found["junto_fan_out"],
         "speedup_vs_smolagents": found["transformers_model"] / found["junto_fan_out"],

