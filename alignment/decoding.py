@@ -84,6 +84,7 @@ class Row:
     emit: Callable[[str], None] | None = None
     cancelled: Callable[[], bool] = lambda: False
     ids: list[int] = field(default_factory=list)
+    unread: int = 1  # of ``ids``, the last ones, that the model has not seen: one drawn, and what must follow it
     read: int = 0
     text: str = ""
     emitted: int = 0
@@ -188,6 +189,33 @@ def advance(backbone: Backbone, rows: Sequence[Row], logits: Tensor) -> None:
         _finish(backbone, row, token)
 
 
+def follow(backbone: Backbone, row: Row) -> None:
+    """Adds to the token that was just drawn those that the grammar leaves no choice about, so that the model reads all
+    at once (jump-forward decoding, Zheng et al. 2023, arXiv 2312.07104, section 4). One that would end the row is left
+    to be drawn."""
+    row.unread = 1
+    if row.matcher is None or row.finish:
+        return
+    for token in row.matcher.compute_ff_tokens():
+        row.ids.append(token)
+        row.matcher.consume_token(token)
+        if _ending(backbone, row, token):
+            row.ids.pop()
+            row.matcher.rollback(1)
+            return
+        row.unread += 1
+        _tell(row)
+
+
+def followed(row: Row, logits: Tensor) -> None:
+    """Takes the log-probabilities of the tokens that ``follow`` added from float32 ``logits`` [unread, V] of the unread
+    tokens; among what the grammar allows their probability is 1."""
+    if row.unread > 1:
+        logp = (logits[:-1] / (row.request.temperature or 1.0)).log_softmax(-1)
+        row.logprobs += logp[range(row.unread - 1), row.ids[1 - row.unread :]].tolist()
+        row.draw_logprobs += [0.0] * (row.unread - 1)
+
+
 def _allowed(row: Row, logits: Tensor) -> Tensor | None:
     """Which tokens a row may have next, bool [V], of its scaled ``logits`` [V]; None for all. The output layer may know
     more tokens than the tokenizer does."""
@@ -204,20 +232,28 @@ def _allowed(row: Row, logits: Tensor) -> Tensor | None:
 
 
 def _finish(backbone: Backbone, row: Row, token: int) -> None:
-    request = row.request
-    ended = token == backbone.chat.eos_id
-    if not ended and (request.stop or row.emit is not None):  # otherwise nobody asks before the end
-        row.text = backbone.chat.text(row.ids)
-    if ended:
-        row.finish = "eos"
-    elif any(stop in row.text for stop in request.stop) or row.matcher is not None and row.matcher.is_stopped():
-        row.finish = "stop"
-    elif len(row.ids) >= request.max_tokens:
-        row.finish = "length"
-    elif row.cancelled():
-        row.finish = "cancelled"
+    row.finish = _ending(backbone, row, token)
     if row.finish and row.emit is None:
-        row.text = backbone.chat.text(row.ids[:-1] if ended else row.ids)
+        row.text = backbone.chat.text(row.ids[:-1] if row.finish == "eos" else row.ids)
+    _tell(row)
+
+
+def _ending(backbone: Backbone, row: Row, token: int) -> str:
+    """Why ``row`` ends with ``token``, its last one; empty where it does not."""
+    request = row.request
+    if token == backbone.chat.eos_id:
+        return "eos"
+    if request.stop or row.emit is not None:  # otherwise nobody asks before the end
+        row.text = backbone.chat.text(row.ids)
+    if any(stop in row.text for stop in request.stop) or row.matcher is not None and row.matcher.is_stopped():
+        return "stop"
+    if len(row.ids) >= request.max_tokens:
+        return "length"
+    return "cancelled" if row.cancelled() else ""
+
+
+def _tell(row: Row) -> None:
+    """Emits what has come since the last time."""
     if row.emit is not None:
         # an unfinished UTF-8 sequence decodes to U+FFFD: wait for its other bytes
         ready = row.text if row.finish else row.text.rstrip("\ufffd")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from alignment.backbone import Backbone
-from alignment.decoding import MIN_SHARED_PREFIX, Row, advance, common_prefix
+from alignment.decoding import MIN_SHARED_PREFIX, Row, advance, common_prefix, follow, followed
 from alignment.lean import GROW, LeanDecoder, Span, States
 
 PREFILL_TOKENS = 2048  # in one forward, so that rows which are written meanwhile do not wait longer
@@ -86,14 +86,21 @@ class Flight:
                 self.slots.copy(slots[0], slot, len(ids))
                 last[slot] = last[slots[0]]
         self.usage.spared += sum(len(row.prompt_ids) - row.read for row in rows)
-        self._advance(first, torch.stack([last[slot] for slot in range(first, len(self.rows))]))
+        hidden = torch.stack([last[slot] for slot in range(first, len(self.rows))])
+        self._advance(first, self.decoder.logits(hidden))
 
     def step(self) -> None:
-        """One more token of every row."""
-        spans = [Span(i, len(row.prompt_ids) + len(row.ids) - 1, 1) for i, row in enumerate(self.rows)]
-        hidden = self.decoder(torch.tensor([row.ids[-1] for row in self.rows]), spans, self.slots)
-        self.usage.written += len(self.rows)
-        self._advance(0, hidden)
+        """One more token of every row, and those that must follow it."""
+        ids: list[int] = []
+        spans = []
+        for slot, row in enumerate(self.rows):
+            spans.append(Span(slot, len(row.prompt_ids) + len(row.ids) - row.unread, row.unread))
+            ids += row.ids[-row.unread :]
+        logits = self.decoder.logits(self.decoder(torch.tensor(ids), spans, self.slots))
+        self.usage.written += len(ids)
+        for row, own in zip(self.rows, logits.split([row.unread for row in self.rows]), strict=True):
+            followed(row, own)
+        self._advance(0, logits[torch.tensor([span.length for span in spans]).cumsum(0) - 1])
 
     def _start(self, unique: Sequence[tuple[list[int], int]]) -> list[int]:
         """Puts what is known of each prompt into its slot, at least one token short; returns how many tokens are."""
@@ -138,8 +145,10 @@ class Flight:
         hidden = self.decoder(torch.tensor([token for text in texts for token in text]), spans, self.slots)
         return [part[-1] for part in hidden.split([len(text) for text in texts])]
 
-    def _advance(self, first: int, hidden: Tensor) -> None:
-        advance(self.backbone, self.rows[first:], self.decoder.logits(hidden))
+    def _advance(self, first: int, logits: Tensor) -> None:
+        advance(self.backbone, self.rows[first:], logits)
+        for row in self.rows[first:]:
+            follow(self.backbone, row)
         for i in reversed(range(first, len(self.rows))):
             if self.rows[i].finish:
                 self._leave(i)

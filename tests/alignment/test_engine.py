@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 import random
 import re
+from collections import defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,7 @@ from alignment.config import BackboneConfig, LoraSettings
 from alignment.decoding import Row, advance, common_prefix, matcher_of
 from alignment.engine import Engine, Request
 from alignment.errors import SetupError
+from alignment.lean import LeanDecoder
 from graphs.tasks import game24
 
 PROMPTS = [[{"role": "user", "content": text}] for text in ("4 7 8 8", "1 2", "the quick brown fox", "4 7 8 9")]
@@ -128,6 +131,54 @@ def test_what_a_grammar_forces_keeps_its_probability(engine: Engine) -> None:
     advance(engine.backbone, [row], logits)
     assert row.ids == [token] and row.finish == "stop"
     assert sum(row.logprobs) == pytest.approx(-600 - math.log(logits.shape[1] - 1), abs=1e-3)
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_what_a_grammar_forces_is_read_at_once(engine: Engine, streamed: bool) -> None:
+    """Fewer forwards than tokens, and nothing else changes: the same alone and in a batch with rows of other lengths,
+    log-probabilities those of the training forward, among what is allowed those of the choices alone."""
+    grammar = r"[ab](, then nothing but this; [ab]){2}(\n|, for ever)"
+    rows = [replace(row, max_tokens=80) for row in requests(stop=("\n",), grammar=grammar)] + requests()
+    alone = [engine.generate([row])[0] for row in rows]
+    calls: list[int] = []
+    original = LeanDecoder.__call__
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LeanDecoder, "__call__", lambda *given: calls.append(len(given[1])) or original(*given))
+        if streamed:
+            pieces: dict[int, str] = defaultdict(str)
+            stream = engine.streams(rows[: len(rows) // 2])
+            try:
+                while True:
+                    i, piece = next(stream)
+                    pieces[i] += piece
+            except StopIteration as end:
+                together = end.value
+            assert [pieces[i] for i in range(len(together))] == [done.text for done in together]
+        else:
+            together = engine.generate(rows)
+    constrained = together[: len(rows) // 2]
+    assert [c.text for c in together] == [c.text for c in alone[: len(together)]]
+    assert all(re.fullmatch(grammar, c.text) for c in constrained)
+    if streamed:
+        assert len(calls) < max(c.tokens for c in constrained) / 2
+    for row, done in zip(rows, together, strict=False):
+        assert len(done.logprobs) == len(done.draw_logprobs) == done.tokens
+        expected = engine.logprobs([row.prompt], [done.ids], "sft", row.temperature)[0]
+        assert done.logprobs == pytest.approx(expected, abs=1e-4)
+    for done in constrained:
+        choices = [logprob for logprob in done.draw_logprobs if logprob < -1e-6]
+        assert len(choices) <= 6  # a letter three times, and how it ends
+
+
+def test_tokens_that_are_forced_do_not_pass_a_limit_or_a_stop(engine: Engine) -> None:
+    row = Request(PROMPTS[0], role="sft", max_tokens=80, grammar="[ab], then nothing but this; no more than that")
+    (whole,) = engine.generate([row])
+    for limit in range(1, whole.tokens):
+        (cut,) = engine.generate([replace(row, max_tokens=limit)])
+        assert (cut.ids, cut.finish) == (whole.ids[:limit], "length")
+        assert cut.logprobs == pytest.approx(whole.logprobs[:limit], abs=1e-4)
+    (stopped,) = engine.generate([replace(row, stop=("but",))])
+    assert whole.text.startswith(stopped.text) and stopped.text.endswith("but") and stopped.finish == "stop"
 
 
 def test_a_grammar_renormalizes(engine: Engine) -> None:
