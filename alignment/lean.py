@@ -242,6 +242,8 @@ def _apply(linears: Sequence[_Linear], x: Tensor) -> Tensor:
 
 
 def _rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
+    if x.dtype == torch.float32:  # elsewhere torch's rounds once, and the models, as this below, twice
+        return functional.rms_norm(x, weight.shape, weight, epsilon)
     wide = x.float()
     return weight * (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + epsilon)).to(x.dtype)
 

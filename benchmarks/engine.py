@@ -28,6 +28,7 @@ from benchmarks.gold_score import PLEASANT, UNPLEASANT
 
 CONTEXT, NEW = 128, 64  # tokens read, tokens written
 SIZES = (1, 8, 32)
+STEPS = 16  # of a forward, or of the linear layers, that are timed together
 SIBLINGS, LONG = 16, 256
 
 Json = dict[str, Any]
@@ -42,6 +43,11 @@ def seconds(work: Callable[[], Any], repeats: int) -> float:
         work()
         found.append(time.perf_counter() - began)
     return min(found)
+
+
+def sustained(work: Callable[[], Any], repeats: int) -> float:
+    """Seconds of one of ``STEPS`` in a row: the shortest single one would be compared with a mean of decoding steps."""
+    return seconds(lambda: [work() for _ in range(STEPS)], repeats) / STEPS
 
 
 def per_token(work: Callable[[int], Any], repeats: int) -> float:
@@ -84,7 +90,7 @@ def linears(backbone: Backbone, rows: int, repeats: int) -> float:
     every = [*(one for layer in decoder.layers for group in layer[2:] for one in group), decoder.head]
     inputs = {w.weight.shape[1]: torch.randn((rows, w.weight.shape[1]), dtype=decoder.dtype) for w in every}
     with torch.no_grad():
-        return seconds(lambda: [one(inputs[one.weight.shape[1]]) for one in every], 5 * repeats)
+        return sustained(lambda: [one(inputs[one.weight.shape[1]]) for one in every], repeats)
 
 
 def forward(backbone: Backbone, rows: int, repeats: int) -> float:
@@ -95,7 +101,7 @@ def forward(backbone: Backbone, rows: int, repeats: int) -> float:
     ids = torch.randint(1000, 2000, (rows,))
     spans = [Span(i, CONTEXT + NEW // 2, 1) for i in range(rows)]
     with torch.no_grad():
-        return seconds(lambda: decoder.logits(decoder(ids, spans, slots)), 5 * repeats)
+        return sustained(lambda: decoder.logits(decoder(ids, spans, slots)), repeats)
 
 
 def measure(model: str, repeats: int, say: Callable[[str], None]) -> Json:

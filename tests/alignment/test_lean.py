@@ -51,7 +51,7 @@ def backbone_of(config: Any, **settings: Any) -> Backbone:
 @pytest.mark.parametrize("role", ["base", "sft"])
 @pytest.mark.parametrize("merged", [False, True])
 def test_hidden_states_are_those_of_transformers(config: Any, role: str, merged: bool) -> None:
-    """Prompts of several lengths at once, then a token of each, then several tokens of one."""
+    """Prompts of several lengths at once, then a token of each, some of each, and several tokens of one."""
     backbone = backbone_of(config)
     decoder = LeanDecoder(backbone, role, merged)
     slots = decoder.slots()
@@ -69,6 +69,12 @@ def test_hidden_states_are_those_of_transformers(config: Any, role: str, merged:
         found = decoder(torch.tensor([3, 4, 6]), [Span(i, len(text), 1) for i, text in enumerate(TEXTS)], slots)
         for state, text, token in zip(found, TEXTS, [3, 4, 6], strict=True):
             torch.testing.assert_close(state, theirs([*text, token])[-1], atol=2e-5, rtol=1e-4)
+        grown = [[*text, token] for text, token in zip(TEXTS, [3, 4, 6], strict=True)]
+        more = [[60, 61, 62], [63], [64, 65]]
+        spans = [Span(i, len(text), len(new)) for i, (text, new) in enumerate(zip(grown, more, strict=True))]
+        found = decoder(torch.tensor(sum(more, [])), spans, slots)
+        for part, text, new in zip(found.split([3, 1, 2]), grown, more, strict=True):
+            torch.testing.assert_close(part, theirs([*text, *new])[-len(new) :], atol=2e-5, rtol=1e-4)
         slots.fit(6, 16)
         slots.copy(2, 5, 4)  # a row that begins as the third one
         found = decoder(torch.tensor([50, 51]), [Span(5, 4, 2)], slots)
