@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 from transformers import DynamicCache
 
 from alignment.backbone import Backbone
@@ -166,8 +165,8 @@ def advance(backbone: Backbone, rows: Sequence[Row], logits: Tensor) -> None:
     totals = scaled.logsumexp(-1).tolist()
     allowed = [_allowed(row, of_row) for row, of_row in zip(rows, scaled, strict=True)]
     among = [
-        total if mask is None else of_row[mask].logsumexp(0).item()
-        for of_row, mask, total in zip(scaled, allowed, totals, strict=True)
+        total if few is None else of_row[few].logsumexp(0).item()
+        for of_row, few, total in zip(scaled, allowed, totals, strict=True)
     ]
     lowered = {
         (i, token): math.log(share)
@@ -217,17 +216,17 @@ def followed(row: Row, logits: Tensor) -> None:
 
 
 def _allowed(row: Row, logits: Tensor) -> Tensor | None:
-    """Which tokens a row may have next, bool [V], of its scaled ``logits`` [V]; None for all. The output layer may know
-    more tokens than the tokenizer does."""
+    """Which tokens a row may have next, int64 [n] in their order, of its scaled ``logits`` [V]; None for all. The
+    output layer may know more tokens than the tokenizer does."""
     allowed = None
     if row.matcher is not None:
         packed = np.frombuffer(row.matcher.compute_bitmask(), dtype=np.uint8)
-        known = torch.from_numpy(np.unpackbits(packed, bitorder="little").view(bool))
-        allowed = functional.pad(known, (0, max(0, len(logits) - len(known))))[: len(logits)]
+        known = np.unpackbits(packed, bitorder="little")[: len(logits)].view(bool)
+        allowed = torch.from_numpy(np.flatnonzero(known)).to(logits.device)
     if row.request.min_p > 0:
-        most = logits.max() if allowed is None else logits[allowed].max()
-        likely = logits >= most + math.log(row.request.min_p)
-        allowed = likely if allowed is None else allowed & likely
+        among = logits if allowed is None else logits[allowed]
+        likely = (among >= among.max() + math.log(row.request.min_p)).nonzero().squeeze(1)
+        allowed = likely if allowed is None else allowed[likely]
     return allowed
 
 

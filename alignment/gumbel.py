@@ -32,20 +32,21 @@ def draw(
     logits: Tensor, streams: Sequence[random.Random | None], allowed: Sequence[Tensor | None] | None = None
 ) -> list[int]:
     """One token per row of float32 ``logits`` [B, V]: the most probable one where the row has no stream. ``allowed``,
-    bool [V] of a row: others are never drawn. Nor is a logit of minus infinity, while there is another."""
+    int64 [n] of a row: others are never drawn. Nor is a logit of minus infinity, while there is another."""
     width = logits.shape[1]
     noise = table(width, logits.device)
     place = torch.empty(width, device=logits.device)  # a row at a time: it stays in the processor's cache
     tokens = []
     for i, (row, stream) in enumerate(zip(logits, streams, strict=True)):
-        if stream is None:
-            place.copy_(row)
-        else:
+        few = allowed[i] if allowed else None
+        chances = row if few is None else row[few]
+        if stream is not None:
             first, second = stream.randrange(PLACES), stream.randrange(PLACES)
-            torch.maximum(noise[0, first : first + width], noise[1, second : second + width], out=place)
-            place += row
-        mask = allowed[i] if allowed else None
-        if mask is not None:
-            place.masked_fill_(~mask, -torch.inf)
-        tokens.append(int(place.argmax()))
+            if few is None:
+                chances = torch.maximum(noise[0, first : first + width], noise[1, second : second + width], out=place)
+                chances += row
+            else:
+                chances += torch.maximum(noise[0, first + few], noise[1, second + few])
+        best = int(chances.argmax())
+        tokens.append(best if few is None else int(few[best]))
     return tokens

@@ -161,8 +161,6 @@ def _at(table: RewardTable, *masks: np.ndarray) -> list[np.ndarray]:
 
 def _curves(counts: np.ndarray, deletion: np.ndarray, insertion: np.ndarray, chance: np.ndarray) -> Curves:
     share = counts / counts[-1]
-    return Curves(
-        tuple(counts.tolist()),
-        *(tuple(curve.tolist()) for curve in (deletion, insertion, chance)),
-        *(float(np.trapezoid(curve, share)) for curve in (deletion, insertion, chance)),
-    )
+    areas = [float(np.trapezoid(curve, share)) for curve in (deletion, insertion, chance)]
+    rewards = [tuple(map(float, curve)) for curve in (deletion, insertion, chance)]
+    return Curves(tuple(counts.tolist()), rewards[0], rewards[1], rewards[2], areas[0], areas[1], areas[2])

@@ -57,5 +57,8 @@ def test_rounding_hardly_ever_moves_a_draw() -> None:
 def test_only_what_is_allowed(values: list[float], data: st.DataObject) -> None:
     allowed = data.draw(st.lists(st.booleans(), min_size=len(values), max_size=len(values)).filter(any))
     logits, mask = torch.tensor([values, values]), torch.tensor(allowed)
-    drawn, greedy = draw(logits, [random.Random(0), None], [mask, mask])
+    few = mask.nonzero().squeeze(1)
+    drawn, greedy = draw(logits, [random.Random(0), None], [few, few])
     assert allowed[drawn] and values[greedy] == max(v for v, ok in zip(values, allowed, strict=True) if ok)
+    hidden = logits.masked_fill(~mask, -torch.inf)  # the noise of a token is its own, whichever others there are
+    assert draw(hidden, [random.Random(0), None]) == [drawn, greedy]
