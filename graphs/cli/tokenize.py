@@ -70,14 +70,15 @@ def _interruptible(work: Callable[[Iterator[str]], Tokenizer], texts: Iterator[s
             outcome.set_exception(error)
 
     thread = threading.Thread(target=run, daemon=True)
-    thread.start()
     try:
+        thread.start()
         while thread.is_alive():
             thread.join(0.2)  # in short waits: a signal that the other thread got wakes nobody here
         return outcome.result()
     except KeyboardInterrupt:
         stopped.set()
-        thread.join(1.0)  # enough to end the reading, which is Python; what the library does then ends with the process
+        if thread.is_alive():
+            thread.join(1.0)  # enough to end the reading, which is Python; what the library does then ends with the process
         raise
 
 
