@@ -78,7 +78,8 @@ def _interruptible(work: Callable[[Iterator[str]], Tokenizer], texts: Iterator[s
     except KeyboardInterrupt:
         stopped.set()
         if thread.is_alive():
-            thread.join(1.0)  # enough to end the reading, which is Python; what the library does then ends with the process
+            # enough to end the reading, which is Python; what the library does then ends with the process
+            thread.join(1.0)
         raise
 
 
