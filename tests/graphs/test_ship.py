@@ -19,11 +19,15 @@ import alignment.shipped
 from alignment.adapter_files import save_role
 from alignment.engine import Engine, Request
 from alignment.errors import SetupError
+from alignment.machine import multiplies_bfloat16
 from alignment.run_dir import RunDir
 from graphs.align import run_align
 from graphs.cli.main import main
 from graphs.model_card import model_card
 from graphs.recipe import load_recipe
+
+# a run is opened in float32 where there is no bfloat16, and these hold what bfloat16 gives
+pytestmark = pytest.mark.skipif(not multiplies_bfloat16(), reason="this processor has no bfloat16 instructions")
 
 PROMPT = [{"role": "user", "content": "4 7 8 8"}]
 COUNCIL = ["run", "council", "--run", "tiny", "--question", "4 7 8 8"]
