@@ -19,15 +19,11 @@ import alignment.shipped
 from alignment.adapter_files import save_role
 from alignment.engine import Engine, Request
 from alignment.errors import SetupError
-from alignment.machine import multiplies_bfloat16
 from alignment.run_dir import RunDir
 from graphs.align import run_align
 from graphs.cli.main import main
 from graphs.model_card import model_card
 from graphs.recipe import load_recipe
-
-# a run is opened in float32 where there is no bfloat16, and these hold what bfloat16 gives
-pytestmark = pytest.mark.skipif(not multiplies_bfloat16(), reason="this processor has no bfloat16 instructions")
 
 PROMPT = [{"role": "user", "content": "4 7 8 8"}]
 COUNCIL = ["run", "council", "--run", "tiny", "--question", "4 7 8 8"]
@@ -52,7 +48,7 @@ def write_recipe(folder: Path, **overrides: Any) -> Path:
 
 
 def change_weights(run: Path, change: Callable[[str, torch.Tensor], torch.Tensor]) -> None:
-    with Engine.open(run) as engine:
+    with Engine.open(run, "bfloat16") as engine:  # as it was trained, whatever this processor has
         for role in ROLES:
             weights = engine.backbone.weights(role)
             engine.backbone.set_weights(role, {name: change(name, value) for name, value in weights.items()})
@@ -136,7 +132,7 @@ def test_the_same_text_in_a_fresh_process(origin: Path, elsewhere: Path) -> None
     program = """
 import json, sys
 from alignment.engine import Engine, Request
-with Engine.open("tiny") as engine:
+with Engine.open("tiny", "bfloat16") as engine:
     prompt = [{"role": "user", "content": "4 7 8 8"}]
     done = engine.generate([Request(prompt, role=r, max_tokens=24, temperature=0.0) for r in sys.argv[1:]])
     print(json.dumps([[list(one.ids) for one in done], engine.score([prompt], ["8 - 7 = 1"])]))
@@ -146,10 +142,10 @@ with Engine.open("tiny") as engine:
     done = subprocess.run([sys.executable, "-c", program, *roles], capture_output=True, text=True, check=True)
     assert "tiny comes with the project, trained: copied adapters/tiny to runs/tiny" in done.stderr
     texts, scores = json.loads(done.stdout)
-    with Engine.open(origin / "rounded") as engine:
+    with Engine.open(origin / "rounded", "bfloat16") as engine:
         asked = [Request(PROMPT, role=role, max_tokens=24, temperature=0.0) for role in roles]
         assert texts == [list(one.ids) for one in engine.generate(asked)] and texts[0] != texts[1]
-    with Engine.open(origin / "runs" / "tiny") as engine:
+    with Engine.open(origin / "runs" / "tiny", "bfloat16") as engine:
         # beside the weights adapters are cast to bfloat16 anyway
         assert scores == engine.score([PROMPT], ["8 - 7 = 1"])
 
@@ -242,7 +238,7 @@ def test_other_storage_and_coarser_arithmetic_are_refused() -> None:
     config.write_text(before)
     meta.write_text(meta.read_text().replace('"compute_dtype": "bfloat16"', '"compute_dtype": "float32"'))
     with pytest.raises(SetupError, match="was trained with compute_dtype float32, and here it is bfloat16"):
-        Engine.open(run)
+        Engine.open(run, "bfloat16")
     Engine.open(run, "float32").close()
 
 
