@@ -30,6 +30,7 @@ from alignment.config import BackboneConfig
 from alignment.decoding import Completion, Lark, Prompt, Request, Row, matcher_of
 from alignment.errors import SetupError
 from alignment.flight import Usage
+from alignment.likelihood import Likelihood, likelihoods
 from alignment.machine import give_back_threads
 from alignment.run_dir import RunDir
 from alignment.weights import inference_dtype
@@ -154,6 +155,16 @@ class Engine:
         """Log-probabilities in nats of response tokens ``ids`` under ``role``."""
         before = [self.backbone.chat.prompt_ids(p) for p in prompts]
         return self._call(lambda: text_scores.logprobs(self.backbone, before, ids, role, temperature))
+
+    def likelihoods(self, rows: Sequence[Sequence[int]], starts: Sequence[int], role: str) -> list[Likelihood]:
+        """Log-probabilities in nats of each row's tokens from place ``start`` on under ``role`` (``base``: no adapter),
+        and whether they are the greedy ones."""
+
+        def call() -> list[Likelihood]:
+            with self.backbone.role(role):
+                return likelihoods(self.backbone, rows, starts, self.usage)
+
+        return self._call(call)
 
     @contextmanager
     def for_training(self) -> Iterator[None]:

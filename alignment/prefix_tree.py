@@ -50,6 +50,12 @@ def knows(backbone: Backbone) -> bool:
 def last_states(backbone: Backbone, rows: Sequence[tuple[int, ...]]) -> Iterator[tuple[list[int], Tensor, int]]:
     """Hidden states at the last token of each row, under the role that is entered: a chunk at a time the numbers of
     rows that end in it, their states [N, H], and how many tokens were computed."""
+    for chunk, hidden in walk(backbone, rows):
+        yield [number for number, _ in chunk.ends], hidden[[place for _, place in chunk.ends]], len(chunk.ids)
+
+
+def walk(backbone: Backbone, rows: Sequence[tuple[int, ...]]) -> Iterator[tuple[Chunk, Tensor]]:
+    """Each chunk of the tree and the hidden states [T, H] of its new tokens, under the role that is entered."""
     decoder, device = backbone.causal_lm.get_decoder(), backbone.device
     cache = DynamicCache(config=decoder.config)
     for chunk in chunks(rows, ROOM):
@@ -64,13 +70,13 @@ def last_states(backbone: Backbone, rows: Sequence[tuple[int, ...]]) -> Iterator
                 past_key_values=cache,
                 use_cache=True,
             ).last_hidden_state[0]
-        yield [number for number, _ in chunk.ends], hidden[[place for _, place in chunk.ends]], len(chunk.ids)
+        yield chunk, hidden
 
 
 def size(texts: Sequence[Sequence[int]]) -> int:
     """Tokens of the tree that ``texts`` form."""
     rows = sorted(map(tuple, texts))
-    return sum(len(row) - _shared(before, row) for before, row in zip([(), *rows], rows, strict=False))
+    return sum(len(row) - shared(before, row) for before, row in zip([(), *rows], rows, strict=False))
 
 
 def ends_of(backbone: Backbone, groups: Sequence[Sequence[Sequence[int]]]) -> Tensor:
@@ -134,7 +140,7 @@ def chunks(rows: Sequence[tuple[int, ...]], room: int) -> Iterator[Chunk]:
     before: tuple[int, ...] = ()
     for number in sorted(range(len(rows)), key=lambda i: rows[i]):
         row = rows[number]
-        done = _shared(before, row)
+        done = shared(before, row)
         del path[done:]
         while done < len(row):
             if len(new) == room:
@@ -164,5 +170,5 @@ def _chunk(
     return Chunk(keep, [token for token, _ in new], [position for _, position in new], seen, ends)
 
 
-def _shared(a: Sequence[int], b: Sequence[int]) -> int:
+def shared(a: Sequence[int], b: Sequence[int]) -> int:
     return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))

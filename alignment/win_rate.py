@@ -1,0 +1,57 @@
+"""Which of two models writes the better answers, by a judge's preference for each pair of answers. numpy only."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from alignment.calibration import sigmoid
+from alignment.statistics import Interval, Numbers, bootstrap, paired_bootstrap
+
+RIDGE = 1e-4  # per pair, on both coefficients: where all pairs are won, the likelihood alone has no maximum
+ROUNDS = 100
+
+
+def preferences(rewards: Numbers, others: Numbers) -> np.ndarray:
+    """1 where the first text of a pair has the higher reward, 0 where the second has, 0.5 for a tie."""
+    return (np.sign(np.asarray(rewards, float) - np.asarray(others, float)) + 1) / 2
+
+
+def win_rate(preferred: Numbers) -> Interval:
+    """The mean of preferences in [0, 1], a tie counted half, with its interval over pairs."""
+    return bootstrap(preferred)
+
+
+def length_controlled(preferred: Numbers, lengths: Sequence[int], other_lengths: Sequence[int]) -> Interval:
+    """The win rate that would be, were both texts of every pair equally long.
+
+    A logistic regression of the preferences on an intercept and the tanh of the standardized difference in length,
+    read at difference 0 (Dubois et al. 2024, arXiv 2404.04475, equation 1, without the difficulty of each instruction,
+    which takes many models to estimate). The interval resamples pairs. Raises ValueError where the three are not of
+    one length, or there is no pair.
+    """
+    wanted = np.asarray(preferred, float)
+    difference = np.asarray(lengths, float) - np.asarray(other_lengths, float)
+    if not len(wanted) or len(wanted) != len(difference):
+        raise ValueError(f"{len(wanted)} preferences and {len(difference)} differences in length do not make pairs")
+    spread = float(difference.std())
+    longer = np.tanh(difference / spread) if spread else np.zeros_like(difference)
+    found = paired_bootstrap(lambda rows: _at_equal_length(longer[rows], wanted[rows]), len(wanted))
+    assert found is not None
+    return found
+
+
+def _at_equal_length(longer: np.ndarray, wanted: np.ndarray) -> float:
+    """Newton's method on the penalized log-likelihood of soft labels."""
+    inputs = np.stack([np.ones_like(longer), longer], axis=1)
+    weights = np.zeros(2)
+    penalty = RIDGE * np.eye(2) * len(wanted)
+    for _ in range(ROUNDS):
+        p = sigmoid(inputs @ weights)
+        gradient = inputs.T @ (wanted - p) - penalty @ weights
+        step = np.linalg.solve((inputs * (p * (1 - p))[:, None]).T @ inputs + penalty, gradient)
+        weights += np.clip(step, -2, 2)  # a step from where all is won would overshoot
+        if np.abs(step).max() < 1e-10:
+            break
+    return float(sigmoid(weights[0]))
