@@ -50,10 +50,10 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     """Rows of a JSONL file; a last line that a kill cut short is dropped. Lines end in a line feed and nothing else:
     a model's text may hold any of the separators that ``splitlines`` knows."""
     rows = []
-    for line in path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []:
+    for line in path.read_bytes().split(b"\n")[:-1] if path.exists() else []:
         try:
             rows.append(json.loads(line))
-        except json.JSONDecodeError:
+        except ValueError:  # broken JSON, or a character that was cut
             break
     return rows
 

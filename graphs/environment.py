@@ -19,6 +19,15 @@ PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "trl", "langgraph",
 def environment(recipe: Recipe) -> dict[str, Any]:
     """Versions, machine and threads, for ``environment.json``."""
     gold = recipe.ppo.gold
+    return (
+        machine()
+        | {"backbone": recipe.backbone.model_dump(mode="json")}
+        | ({"gold_sha256": load_function(gold, what="gold function").sha256} if gold else {})
+    )
+
+
+def machine() -> dict[str, Any]:
+    """What any figure depends on."""
     return {
         "junto": metadata.version("junto"),
         "python": platform.python_version(),
@@ -27,8 +36,7 @@ def environment(recipe: Recipe) -> dict[str, Any]:
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "packages": {name: metadata.version(name) for name in PACKAGES if _installed(name)},
-        "backbone": recipe.backbone.model_dump(mode="json"),
-    } | ({"gold_sha256": load_function(gold, what="gold function").sha256} if gold else {})
+    }
 
 
 def _processor() -> str:

@@ -107,7 +107,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     try:
         recipe = Recipe.model_validate(data)
     except ValidationError as error:
-        raise _usage_error(source, Recipe, (), error) from None
+        raise usage_error(source, Recipe, (), error) from None
     if conflict := _conflict(recipe):
         location, sentence = conflict
         raise UsageError(f'{source.where(location)}: "{".".join(map(str, location))}": {sentence}')
@@ -119,7 +119,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     try:
         options = task.Options.model_validate(recipe.data)
     except ValidationError as error:
-        raise _usage_error(source, task.Options, ("data",), error) from None
+        raise usage_error(source, task.Options, ("data",), error) from None
     update: dict[str, Any] = {"data": options.model_dump(mode="json")}
     if recipe.task.endswith(".py"):
         update["task"] = str(file_of(recipe.task, base))
@@ -197,7 +197,7 @@ def _from_package(task: str) -> ModuleType:
     raise UsageError(f"there is no task {task!r}{hint}")
 
 
-def _usage_error(source: Source, model: type[BaseModel], prefix: Location, error: ValidationError) -> UsageError:
+def usage_error(source: Source, model: type[BaseModel], prefix: Location, error: ValidationError) -> UsageError:
     """The first mistake as a sentence; the others as a number."""
     # unknown keys first: a misspelled key is often why another one is missing
     found = sorted(error.errors(include_url=False), key=lambda one: one["type"] != "extra_forbidden")
@@ -209,7 +209,8 @@ def _usage_error(source: Source, model: type[BaseModel], prefix: Location, error
     elif first["type"] == "missing":
         sentence = f'"{dotted}" is missing; {_description(model, first["loc"])}'
     elif first["type"] == "value_error":
-        sentence = f'"{dotted}": {first["msg"].removeprefix("Value error, ")}'
+        about = f'"{dotted}": ' if dotted else ""
+        sentence = about + first["msg"].removeprefix("Value error, ")
     else:
         given = str(first["input"])
         given = repr(first["input"]) if len(given) <= 60 else f"{given[:57]!r}..."

@@ -19,17 +19,17 @@ class Source:
     ``where(location)`` says who set a key: ``recipe.yaml:12`` or ``--set sft.steps=3``.
     """
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, kind: str = "recipe"):
         self.path = path
         self.origins: dict[Location, str] = {}
         try:
             text = path.read_text(encoding="utf-8-sig")
         except FileNotFoundError:
-            raise UsageError(f"{path}: there is no such recipe{_neighbours(path)}") from None
+            raise UsageError(f"{path}: there is no such {kind}{_neighbours(path)}") from None
         except UnicodeDecodeError as error:
             raise UsageError(f"{path}: not a text file in UTF-8 (byte {error.start}); save it as UTF-8") from None
         except OSError as error:
-            raise UsageError(f"{path}: cannot be read as a recipe ({error.strerror})") from None
+            raise UsageError(f"{path}: cannot be read as YAML ({error.strerror})") from None
         try:
             root = yaml.compose(text, Loader=yaml.SafeLoader)
             if root is not None:
@@ -42,7 +42,7 @@ class Source:
         except (yaml.YAMLError, RecursionError, ValueError) as error:
             raise UsageError(f"{path}: malformed YAML, {str(error).splitlines()[0]}") from None
         if not isinstance(self.data, dict):
-            raise UsageError(f"{path}: a recipe is a mapping of keys such as 'name: my-run'; this file is not")
+            raise UsageError(f"{path}: {kind} files are a mapping of keys such as 'name: my-{kind}'; this one is not")
 
     def _walk(self, node: yaml.Node, location: Location, parents: list[yaml.Node]) -> None:
         if node in parents:  # an alias to an enclosing node

@@ -15,7 +15,7 @@ import typer
 from typer.exceptions import Abort, TyperException
 
 from alignment.errors import JuntoError, UsageError
-from graphs.cli import explain_verbs, runs_verbs, tokenize_verbs
+from graphs.cli import eval_verbs, explain_verbs, runs_verbs, tokenize_verbs
 from graphs.cli.options import Json, RunsRoot
 
 app = typer.Typer(
@@ -24,6 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Models that reason as a group of experts, are aligned on one machine, and can say why they decided.",
 )
+app.add_typer(eval_verbs.app, name="eval")
 app.add_typer(explain_verbs.app, name="explain")
 app.add_typer(runs_verbs.app, name="runs")
 app.add_typer(tokenize_verbs.app, name="tokenize")

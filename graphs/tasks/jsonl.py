@@ -67,7 +67,7 @@ def load(options: Options, seed: int, base: str | Path = ".") -> TaskData:
     for key, parse in parsers.items():
         if not getattr(options, key):
             continue
-        path = _path(key, getattr(options, key), Path(base))
+        path = file_at(f"data.{key}", getattr(options, key), Path(base))
         rows = _rows(path, parse, options, notes)
         if key == "pairs":
             rows = _one_kind(path, rows, options, notes)
@@ -112,21 +112,22 @@ def read(path: Path, parse: Callable[[Any], Row], system: str = "") -> tuple[lis
     return rows, notes
 
 
-def _path(key: str, given: str, base: Path) -> Path:
+def file_at(where: str, given: str, base: Path) -> Path:
+    """The file that the key ``where`` of a recipe names. Raises UsageError where there is none."""
     expanded = os.path.expandvars(given)
     unset = re.search(r"\$(\w+|\{\w*\})", expanded)
     if unset and unset[0] in given:
-        raise UsageError(f"data.{key}: the environment variable {unset[0]} of {given!r} is not set; set it")
+        raise UsageError(f"{where}: the environment variable {unset[0]} of {given!r} is not set; set it")
     path = base / Path(expanded).expanduser()
     if not path.is_file():
-        raise UsageError(f"data.{key}: there is no file {path}; a path is relative to the recipe's folder")
+        raise UsageError(f"{where}: there is no file {path}; a path is relative to the folder of the YAML")
     return path
 
 
 def _rows(path: Path, parse: Callable[[Any], Row], options: Options, notes: list[str]) -> list[Row]:
     rows: list[Row] = []
     skipped: list[str] = []
-    for place, read in _records(path):
+    for place, read in records(path):
         if options.limit is not None and len(rows) == options.limit:
             break
         try:
@@ -177,8 +178,8 @@ def _one_kind(path: Path, rows: list[Row], options: Options, notes: list[str]) -
     return kept
 
 
-def _records(path: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
-    """Where each row stands, and a function that decodes it (ValueError where it is broken)."""
+def records(path: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
+    """The rows of a file: where each row stands, and a function that decodes it (ValueError where it is broken)."""
     opened = gzip.open if path.suffix == ".gz" else open
     kind = path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
     if kind not in (".json", ".jsonl"):

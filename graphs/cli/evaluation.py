@@ -1,0 +1,138 @@
+"""``junto eval``: what was asked for, done and printed."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+from alignment.errors import UsageError
+from graphs.cli.output import printable
+from graphs.evaluation import compare as comparisons
+from graphs.evaluation.compare import Finished, detectable
+
+if TYPE_CHECKING:
+    from graphs.evaluation.run import Asked
+
+PERCENT = ("exact_match", "number", "contains", "solved", "accuracy", "accuracy_norm", "pair_accuracy")
+
+
+def run(names: Sequence[str], models: Sequence[str], asked: Asked) -> dict[str, Any]:
+    """``{"evaluations": [...]}`` as they came to be."""
+    from graphs.cli.progress import Reporter
+    from graphs.evaluation.items import chosen_items
+    from graphs.evaluation.run import prepare, run_evaluations
+
+    if not models:
+        raise UsageError("eval run needs a model: --model RUN, or run:sft, a hub id, a folder, an address")
+    for name in names:
+        one = prepare(name, asked)
+        count = len(chosen_items(one.items, asked.limit, asked.ids))
+        smallest = f"{100 * detectable(count):.0f} points"
+        print(
+            f"{one.evaluation.name}: {count} of {len(one.items)} items; between two models that differ on "
+            f"{comparisons.DIFFERING:.0%} of them a difference below {smallest} would mostly go unseen",
+            file=sys.stderr,
+        )
+    folders = []
+    with Reporter() as report:
+        for folder in run_evaluations(names, models, asked, report):
+            folders.append(folder.path)
+    return {"evaluations": [_shown(comparisons.read(path)) for path in folders]}
+
+
+def listing(runs_root: Path) -> dict[str, Any]:
+    return {"evaluations": [_shown(one) for one in comparisons.listed(runs_root)]}
+
+
+def compare(names: Sequence[str], runs_root: Path) -> dict[str, Any]:
+    if len(names) < 2:
+        raise UsageError("eval compare needs two evaluations; junto eval ls lists them")
+    first, *others = (comparisons.found(name, runs_root) for name in names)
+    return {"comparisons": [comparisons.compared(first, other) for other in others]}
+
+
+def score(name: str, assignments: Sequence[str], runs_root: Path) -> dict[str, Any]:
+    from graphs.evaluation.rescore import rescore
+
+    finished = comparisons.found(name, runs_root)
+    rescore(finished, assignments)
+    return {"evaluations": [_shown(comparisons.read(finished.path))]}
+
+
+def prompt(name: str, item: str | None, assignments: Sequence[str], runs_root: Path) -> dict[str, Any]:
+    from graphs.evaluation.items import chosen_items
+    from graphs.evaluation.run import Asked, prepare
+
+    one = prepare(name, replace(Asked(runs_root), overrides=assignments))
+    return chosen_items(one.items, None, [item] if item else [])[0]
+
+
+def print_prompt(item: dict[str, Any], out: Console) -> None:
+    given: Any = item.get("prompt", item.get("text"))
+    messages = [{"role": "text", "content": given}] if isinstance(given, str) else given
+    for message in messages:
+        out.print(f"[{message['role']}]\n{printable(message['content'])}")
+    for key in ("targets", "choices", "answer", "chosen", "rejected"):
+        if key in item:
+            out.print(f"[{key}]\n{printable(json.dumps(item[key], ensure_ascii=False))}")
+
+
+def print_results(found: Sequence[dict[str, Any]], out: Console) -> None:
+    if not found:
+        out.print("there are no evaluations yet; make one: junto eval run EVALUATION --model MODEL")
+        return
+    table = Table("evaluation", "model", "items", "metric", "value", "95% interval", box=None, pad_edge=False)
+    for one in found:
+        results = one["results"]
+        items = str(results["n"]) if results["complete"] else f"{results['n']} of {results['asked']}"
+        items += f", {results['errors']} failed" if results["errors"] else ""
+        head = [printable(one["name"]), printable(one["subject"]), items]
+        for name, figure in results["metrics"].items():
+            if isinstance(figure, dict) and "value" in figure:
+                table.add_row(*head, name, _number(name, figure["value"]), _interval(name, figure))
+                head = ["", "", ""]
+    out.print(table)
+    for one in found:
+        for each in one["results"].get("requirements", []):
+            verdict = "met" if each["met"] else "NOT met"
+            out.print(f"{printable(one['name'])}: {each['requirement']} is {verdict} ({each['value']:.4g})")
+
+
+def print_comparisons(found: Sequence[dict[str, Any]], out: Console) -> None:
+    for one in found:
+        out.print(f"{printable(one['second'])} against {printable(one['first'])}, {one['n']} items in common")
+        table = Table("metric", "first", "second", "difference", "95% interval", box=None, pad_edge=False)
+        for name, figures in one["metrics"].items():
+            difference = figures["difference"]
+            values = [_number(name, figures[key]) for key in ("first", "second")]
+            table.add_row(name, *values, _number(name, difference["value"], "+"), _interval(name, difference, "+"))
+        out.print(table)
+        for key in ("win_rate", "win_rate_at_equal_length"):
+            if key in one:
+                words = key.replace("_", " ")
+                value, low, high = (f"{one[key][part]:.1%}" for part in ("value", "low", "high"))
+                out.print(f"{words} of the second: {value} [{low}, {high}]")
+        if "note" in one:
+            out.print(one["note"])
+
+
+def _shown(one: Finished) -> dict[str, Any]:
+    about = {key: one.about.get(key) for key in ("subject", "seed", "judge", "updated")}
+    return {"name": one.name, "path": str(one.path), **about, "results": one.results}
+
+
+def _number(name: str, value: float, sign: str = "") -> str:
+    if name in PERCENT or name.startswith("pass@"):
+        return f"{100 * value:{sign}.1f} %"
+    return f"{value:{sign}.4g}"
+
+
+def _interval(name: str, figure: dict[str, Any], sign: str = "") -> str:
+    return f"{_number(name, figure['low'], sign)} to {_number(name, figure['high'], sign)}"

@@ -1,0 +1,139 @@
+"""Finished evaluations: those that there are, and the paired difference between two of them."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from alignment.errors import SetupError, UsageError
+from alignment.run_dir import read_rows
+from alignment.statistics import bootstrap, paired_wilson
+from alignment.win_rate import length_controlled, preferences, win_rate
+from graphs.evaluation.measures import RIGHT_OR_WRONG, by_item
+from graphs.tasks import Row
+
+Z = 1.959964 + 0.841621  # two-sided 5 %, power 80 %
+DIFFERING = 0.3  # share of the items on which two models differ; of like models about so many
+
+
+@dataclass(frozen=True)
+class Finished:
+    """One evaluation on disk."""
+
+    path: Path
+    about: dict[str, Any]
+    results: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        return f"{self.path.parent.name}/{self.path.name}"
+
+    def rows(self, what: str) -> list[Row]:
+        return read_rows(self.path / f"{what}.jsonl")
+
+
+def listed(runs_root: Path) -> list[Finished]:
+    """All that have results, by evaluation, the newest last."""
+    found = [read(path.parent) for path in sorted((runs_root / "evaluations").glob("*/*/results.json"))]
+    return sorted(found, key=lambda one: (one.path.parent.name, one.about.get("updated", "")))
+
+
+def found(name: str, runs_root: Path) -> Finished:
+    """The evaluation whose folder, or ``evaluation/folder``, is or begins like ``name``. Raises UsageError where there
+    is none, or more than one."""
+    if (Path(name) / "results.json").is_file():
+        return read(Path(name))
+    there = listed(runs_root)
+    exact = [one for one in there if name in (one.name, one.path.name)]
+    alike = exact or [one for one in there if one.name.startswith(name) or one.path.name.startswith(name)]
+    if len(alike) == 1:
+        return alike[0]
+    if not alike:
+        names = ", ".join(one.name for one in there) or "none yet; junto eval run makes one"
+        raise UsageError(f"there is no evaluation {name!r} in {runs_root}/evaluations; there are {names}")
+    raise UsageError(f"{name!r} may be {' or '.join(one.name for one in alike)}; write more of it")
+
+
+def read(path: Path) -> Finished:
+    """The evaluation in a folder. Raises SetupError for files that cannot be read."""
+    try:
+        about, results = (json.loads((path / f"{part}.json").read_text()) for part in ("evaluation", "results"))
+    except (OSError, ValueError) as error:
+        raise SetupError(f"{path}: cannot be read ({error}); remove the folder, or run the evaluation again") from None
+    return Finished(path, about, results)
+
+
+def compared(first: Finished, second: Finished) -> dict[str, Any]:
+    """Second minus first on the items that both have: of every metric that items have the paired ``difference`` with
+    its interval; where texts were scored by one judge, the ``win_rate`` of the second and that at equal length. Raises
+    UsageError where they have no item in common."""
+    mine, other = first.rows("scores"), second.rows("scores")
+    common = {row["id"] for row in mine} & {row["id"] for row in other}
+    if not common:
+        raise UsageError(f"{first.name} and {second.name} have no question in common; compare two of one evaluation")
+    names = [key for key in dict.fromkeys(k for row in mine for k in row) if key not in ("id", "sample")]
+    names = [name for name in names if any(name in row for row in other)]
+    judged = first.about.get("judge") == second.about.get("judge")
+    metrics: dict[str, Any] = {}
+    for name in names:
+        if name == "reward" and not judged:
+            continue
+        a, b = by_item(mine, name), by_item(other, name)
+        ids = [one for one in a if one in b]
+        if ids:
+            metrics[name] = _difference(name, [a[one] for one in ids], [b[one] for one in ids])
+    if "bits_per_byte" in first.results["metrics"]:
+        metrics["bits_per_byte"] = _bits(first, second)
+    compared: dict[str, Any] = {
+        "first": first.name,
+        "second": second.name,
+        "subjects": [first.about["subject"], second.about["subject"]],
+        "n": len(common),
+        "metrics": metrics,
+    }
+    if "reward" in metrics:
+        compared |= _wins(first, second)
+    elif "reward" in names:
+        compared["note"] = "the rewards are of two judges, whose scales differ, and are not compared"
+    return compared
+
+
+def _difference(name: str, a: list[float], b: list[float]) -> dict[str, Any]:
+    both = {"first": sum(a) / len(a), "second": sum(b) / len(b)}
+    if name in RIGHT_OR_WRONG and {*a, *b} <= {0.0, 1.0}:
+        return both | {"difference": paired_wilson([x == 1 for x in a], [x == 1 for x in b])}
+    return both | {"difference": bootstrap([y - x for x, y in zip(a, b, strict=True)])}
+
+
+def _bits(first: Finished, second: Finished) -> dict[str, Any]:
+    """Of the documents that both have, per byte of each."""
+    a, b = ({row["id"]: row for row in one.rows("samples") if "error" not in row} for one in (first, second))
+    ids = [one for one in a if one in b and a[one]["bytes"]]
+
+    def bits(rows: dict[str, Row]) -> list[float]:
+        return [-rows[one]["loglikelihood"] / rows[one]["bytes"] / math.log(2) for one in ids]
+
+    return _difference("bits_per_byte", bits(a), bits(b))
+
+
+def _wins(first: Finished, second: Finished) -> dict[str, Any]:
+    """Of the second, sample by sample."""
+    rewards = [{(row["id"], row["sample"]): row["reward"] for row in one.rows("scores")} for one in (first, second)]
+    lengths = [
+        {(row["id"], row["sample"]): row.get("tokens", 0) for row in one.rows("samples")} for one in (first, second)
+    ]
+    keys = [key for key in rewards[0] if key in rewards[1]]
+    preferred = preferences([rewards[1][key] for key in keys], [rewards[0][key] for key in keys])
+    tokens = [[of[key] for key in keys] for of in lengths]
+    controlled = length_controlled(preferred, tokens[1], tokens[0])
+    return {"win_rate": win_rate(preferred), "win_rate_at_equal_length": controlled}
+
+
+def detectable(items: int, differing: float = DIFFERING) -> float:
+    """The smallest difference between two shares of right answers to the same ``items`` questions that a paired test at
+    5 % finds with probability 0.8, where the answers differ on so many of the questions: z sqrt(differing / n) (Connor
+    1987, Biometrics 43:207, without the term of second order)."""
+    return min(1.0, Z * math.sqrt(differing / items))

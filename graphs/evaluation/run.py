@@ -1,0 +1,209 @@
+"""``junto eval run``: from names to finished evaluations."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from alignment.engine import Engine
+from alignment.errors import SetupError, UsageError
+from alignment.run_dir import Report, RunDir, to_jsonl, write_atomic
+from alignment.scoring import Scorer, function_scorer
+from graphs.environment import machine
+from graphs.evaluation.answers import as_scored
+from graphs.evaluation.config import Evaluation, load_evaluation
+from graphs.evaluation.graph import Context, Judge, Limits, graph
+from graphs.evaluation.items import chosen_items, load_items
+from graphs.evaluation.measures import Check
+from graphs.evaluation.require import Requirement
+from graphs.evaluation.subject import Subject, opened, parted
+from graphs.modules import load_function
+from graphs.recipe import load_recipe, load_task
+from graphs.source import Source
+from graphs.tasks import Row
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """An evaluation with its items; of a recipe or a run also its task's checker, and where its reward comes from."""
+
+    evaluation: Evaluation
+    items: list[Row]
+    check: Check | None = None
+    function: Scorer | None = None
+    run: Path | None = None
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the command line asked for beside names."""
+
+    runs_root: Path
+    overrides: Sequence[str] = ()
+    limit: float | None = None
+    ids: Sequence[str] = ()
+    seed: int = 0
+    judge: str | None = None
+    limits: Limits = Limits()
+    require: Sequence[Requirement] = ()
+
+
+def prepare(name: str, asked: Asked) -> Prepared:
+    """The evaluation that ``name`` is: a file of one, a recipe, or a run. Raises UsageError."""
+    run = None if name.endswith((".yaml", ".yml")) else RunDir.find(name, asked.runs_root)
+    path = run.path / "config.yaml" if run else Path(name)
+    if run is None and not name.endswith((".yaml", ".yml")):
+        raise UsageError(f"{name} is no evaluation; name a YAML file of one, a recipe, or a run")
+    if run is None and "kind" in Source(path, "evaluation").data:
+        evaluation = load_evaluation(path, asked.overrides)
+        if "solved" in evaluation.measured:
+            raise UsageError(f'{path}: "solved" is what a recipe\'s own task checks; evaluate the recipe or its run')
+        return Prepared(evaluation, load_items(evaluation, path.parent))
+    return _of_recipe(path, run, asked)
+
+
+def _of_recipe(path: Path, run: RunDir | None, asked: Asked) -> Prepared:
+    """The held-out prompts of a recipe's task, answered as its evaluation says."""
+    recipe = load_recipe(path)
+    if run is None:
+        run = RunDir.find(recipe.name, asked.runs_root)
+    base = Path(run.environment().get("base", run.path)) if run else path.parent
+    task = load_task(recipe.task, path.parent)
+    rows = task.load(task.Options(**recipe.data), recipe.seed, base).prompts["validation"]
+    items = [
+        {"id": hashlib.sha256(row["question"].encode()).hexdigest()[:12], "place": f"question {row['question']!r}"}
+        | {"prompt": row["prompt"], "question": row["question"], "targets": []}
+        for row in rows
+    ]
+    checked = task.check(items[0]["question"], "") is not None
+    settings = {
+        "name": recipe.name,
+        "kind": "generate",
+        "data": str(path),
+        "split": "validation",
+        "metrics": [*(["solved"] if checked else []), "reward"],
+        "temperature": recipe.evaluate.temperature,
+        "max_tokens": recipe.evaluate.max_tokens,
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        written = Path(folder) / "evaluation.yaml"
+        written.write_text(yaml.safe_dump(settings), encoding="utf-8")
+        evaluation = load_evaluation(written, asked.overrides)
+    named = recipe.reward.function
+    found = None if named is None else load_function(named)
+    function = None if found is None else function_scorer(found.call, found.name)
+    return Prepared(evaluation, items, task.check if checked else None, function, run.path if run else None)
+
+
+def run_evaluations(names: Sequence[str], models: Sequence[str], asked: Asked, report: Report) -> Iterator[RunDir]:
+    """Each evaluation by each model, one model after the other; the folder of each as it is finished. What has been
+    done before is not done again."""
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1))
+    prepared = [prepare(name, asked) for name in names]
+    chosen = [{item["id"] for item in chosen_items(one.items, asked.limit, asked.ids)} for one in prepared]
+    # names of one model stand together, so that it is loaded once
+    order = sorted(models, key=lambda name: [parted(other)[0] for other in models].index(parted(name)[0]))
+    with opened(order, asked.runs_root) as subject_of:
+        for model in order:
+            subject = subject_of(model)
+            for one, ids in zip(prepared, chosen, strict=True):
+                yield _evaluate(one, ids, subject, asked, report)
+
+
+def _evaluate(one: Prepared, ids: set[str], subject: Subject, asked: Asked, report: Report) -> RunDir:
+    evaluation = one.evaluation
+    folder = RunDir(asked.runs_root / "evaluations" / evaluation.name / _slug(one, subject, asked.seed))
+    with folder.locked(), _judge(one, subject, asked) as (evaluation, judge, judged_by):
+        folder.path.mkdir(parents=True, exist_ok=True)
+        described = {
+            "name": evaluation.name,
+            "subject": subject.name,
+            "role": subject.role,
+            "about": subject.about,
+            "seed": asked.seed,
+            "judge": judged_by,
+            "evaluation": evaluation.model_dump(mode="json"),
+            "environment": machine(),
+            "updated": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+        write_atomic(folder.path / "evaluation.json", json.dumps(described, indent=1) + "\n")
+        write_atomic(folder.path / "items.jsonl", to_jsonl(one.items))
+        graph.invoke(
+            {},
+            context=Context(
+                subject,
+                evaluation,
+                one.items,
+                ids,
+                asked.seed,
+                folder,
+                report,
+                one.check,
+                judge,
+                asked.limits,
+                list(asked.require),
+            ),
+        )
+    return folder
+
+
+def _slug(one: Prepared, subject: Subject, seed: int) -> str:
+    """The subject's name, and a hash of all that decides its samples."""
+    settled = one.evaluation.model_dump(mode="json", exclude={"name", "data", "split", "metrics", "pass_at", "extract"})
+    asked = [settled, seed, [item["id"] for item in one.items]]
+    digest = hashlib.sha256(json.dumps([subject.about, *asked], sort_keys=True).encode()).hexdigest()[:8]
+    return f"{subject.words}-{digest}"
+
+
+@contextmanager
+def _judge(one: Prepared, subject: Subject, asked: Asked) -> Iterator[tuple[Evaluation, Judge | None, Any]]:
+    """The evaluation, without the reward where nothing can judge, what scores its texts, and what that is."""
+    evaluation = one.evaluation
+    if evaluation.kind != "generate" or "reward" not in evaluation.measured:
+        yield evaluation, None, None
+        return
+    with ExitStack() as stack:
+        named = RunDir.open(asked.judge, asked.runs_root).path if asked.judge is not None else None
+        if named is None and one.function is not None:
+            yield evaluation, one.function, "the recipe's function"
+            return
+        own = isinstance(subject.engine, Engine) and "reward" in subject.engine.roles
+        # the run that is evaluated judges every subject; another one's reward model has another scale
+        run = named or one.run
+        if run is not None and "reward" in _roles(run):
+            same = own and RunDir.find(parted(subject.name)[0], asked.runs_root)
+            engine = subject.engine if same and same.path.resolve() == run.resolve() else None
+            judge = engine or stack.enter_context(Engine.open(run))
+        elif own and named is None:
+            judge = subject.engine
+        elif named is not None:
+            raise SetupError(f"the run {named} has no reward model, so it cannot judge")
+        else:
+            rest = [metric for metric in evaluation.measured if metric != "reward"]
+            if not rest:
+                raise UsageError(f"{evaluation.name} measures the reward alone; name a run that judges: --judge RUN")
+            yield evaluation.model_copy(update={"metrics": rest}), None, None
+            return
+        assert isinstance(judge, Engine)
+
+        def score(prompts: Sequence[Any], texts: Sequence[str]) -> list[float]:
+            pairs = [as_scored(prompt, text) for prompt, text in zip(prompts, texts, strict=True)]
+            return judge.score([prompt for prompt, _ in pairs], [text for _, text in pairs])
+
+        adapter = judge.fingerprint["adapters"]["reward"]
+        yield evaluation, score, {"run": str(run or parted(subject.name)[0]), "reward": adapter}
+
+
+def _roles(run: Path) -> list[str]:
+    return [path.parent.name for path in (run / "adapters").glob("*/adapter.json")]
