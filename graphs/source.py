@@ -42,7 +42,8 @@ class Source:
         except (yaml.YAMLError, RecursionError, ValueError) as error:
             raise UsageError(f"{path}: malformed YAML, {str(error).splitlines()[0]}") from None
         if not isinstance(self.data, dict):
-            raise UsageError(f"{path}: {kind} files are a mapping of keys such as 'name: my-{kind}'; this one is not")
+            a_kind = f"an {kind}" if kind[0] in "aeiou" else f"a {kind}"
+            raise UsageError(f"{path}: {a_kind} is a mapping of keys such as 'name: my-run'; this file is not")
 
     def _walk(self, node: yaml.Node, location: Location, parents: list[yaml.Node]) -> None:
         if node in parents:  # an alias to an enclosing node
