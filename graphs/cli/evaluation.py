@@ -34,12 +34,13 @@ def run(names: Sequence[str], models: Sequence[str], asked: Asked) -> dict[str, 
     for name in names:
         one = prepare(name, asked)
         count = len(chosen_items(one.items, asked.limit, asked.ids))
-        smallest = f"{100 * detectable(count):.0f} points"
-        print(
-            f"{one.evaluation.name}: {count} of {len(one.items)} items; between two models that differ on "
-            f"{comparisons.DIFFERING:.0%} of them a difference below {smallest} would mostly go unseen",
-            file=sys.stderr,
-        )
+        said = f"{one.evaluation.name}: {count} of {len(one.items)} items"
+        if one.evaluation.kind != "text":
+            said += (
+                f"; between two models of which {comparisons.DIFFERING:.0%} of the answers differ in being right, a "
+                f"difference below {100 * detectable(count):.0f} points would often go unseen"
+            )
+        print(said, file=sys.stderr)
     folders = []
     with Reporter() as report:
         for folder in run_evaluations(names, models, asked, report):
