@@ -100,6 +100,27 @@ def eval_compare(
             evaluation.print_comparisons(found["comparisons"], console(out))
 
 
+@app.command("report")
+def eval_report(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME...]", help="Evaluations, by folder; all without a name.")
+    ] = None,
+    to: Annotated[Path | None, typer.Option("--to", metavar="FILE", help="Where the page is written.")] = None,
+    json: Json = False,
+    runs_root: RunsRoot = Path("runs"),
+) -> None:
+    """Write one page of evaluations: figures, paired differences, every sample; and its plots as pictures."""
+    from graphs.cli import evaluation
+    from graphs.cli.output import console, results, write_json
+
+    with results(json) as out:
+        found = evaluation.report(names or [], to, runs_root)
+        if json:
+            write_json(found, out)
+        else:
+            console(out).print("\n".join(found["files"]))
+
+
 @app.command("score")
 def eval_score(
     name: Annotated[str, typer.Argument(help="An evaluation, by folder.")],

@@ -59,6 +59,17 @@ def compare(names: Sequence[str], runs_root: Path) -> dict[str, Any]:
     return {"comparisons": [comparisons.compared(first, other) for other in others]}
 
 
+def report(names: Sequence[str], to: Path | None, runs_root: Path) -> dict[str, Any]:
+    """``{"files": [...]}``: the page, and the pictures beside it."""
+    from graphs.report.evaluations import write_page
+
+    found = [comparisons.found(name, runs_root) for name in names] or comparisons.listed(runs_root)
+    if not found:
+        raise UsageError(f"there are no evaluations in {runs_root}/evaluations yet; junto eval run makes one")
+    written = write_page(found, to or runs_root / "evaluations" / "report.html")
+    return {"files": [str(path) for path in written]}
+
+
 def score(name: str, assignments: Sequence[str], runs_root: Path) -> dict[str, Any]:
     from graphs.evaluation.rescore import rescore
 
