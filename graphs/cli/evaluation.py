@@ -142,7 +142,7 @@ def _shown(one: Finished) -> dict[str, Any]:
 
 def _number(name: str, value: float, sign: str = "") -> str:
     if name in PERCENT or name.startswith("pass@"):
-        return f"{100 * value:{sign}.1f} %"
+        return f"{100 * value:{sign}.1f} {'points' if sign else '%'}"
     return f"{value:{sign}.4g}"
 
 

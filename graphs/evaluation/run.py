@@ -34,6 +34,9 @@ from graphs.source import Source
 from graphs.tasks import Row
 
 
+SETS = Path(__file__).with_name("sets")  # evaluations that come with the project, and their rows
+
+
 @dataclass(frozen=True)
 class Prepared:
     """An evaluation with its items; of a recipe or a run also its task's checker, and where its reward comes from."""
@@ -60,11 +63,14 @@ class Asked:
 
 
 def prepare(name: str, asked: Asked) -> Prepared:
-    """The evaluation that ``name`` is: a file of one, a recipe, or a run. Raises UsageError."""
-    run = None if name.endswith((".yaml", ".yml")) else RunDir.find(name, asked.runs_root)
-    path = run.path / "config.yaml" if run else Path(name)
-    if run is None and not name.endswith((".yaml", ".yml")):
-        raise UsageError(f"{name} is no evaluation; name a YAML file of one, a recipe, or a run")
+    """The evaluation that ``name`` is: a file of one, one of those that come with the project, a recipe, or a run.
+    Raises UsageError."""
+    is_file = name.endswith((".yaml", ".yml"))
+    run = None if is_file else RunDir.find(name, asked.runs_root)
+    path = run.path / "config.yaml" if run else Path(name) if is_file else SETS / f"{name}.yaml"
+    if not is_file and not path.is_file():
+        sets = ", ".join(sorted(one.stem for one in SETS.glob("*.yaml")))
+        raise UsageError(f"{name} is no evaluation; name a YAML file of one, a recipe, a run, or one of {sets}")
     if run is None and "kind" in Source(path, "evaluation").data:
         evaluation = load_evaluation(path, asked.overrides)
         if "solved" in evaluation.measured:
