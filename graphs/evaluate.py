@@ -21,6 +21,7 @@ from alignment.errors import SetupError
 from alignment.run_dir import Report, RunDir, write_atomic
 from alignment.scoring import Scorer
 from alignment.statistics import Interval, bootstrap, paired_wilson, wilson
+from graphs.evaluation.ability import ability
 from graphs.recipe import EvaluateConfig, load_recipe, load_task
 from graphs.rewards import scorer
 
@@ -118,8 +119,16 @@ def aggregate(state: State, runtime: Runtime[Context]) -> State:
             "difference": paired_wilson([s["solved"] for s in sft], [p["solved"] for p in policy]),
         }
     kl = bootstrap([s["kl"] for s in policy])
-    results = {"split": "validation", "n": len(sft), "reward": reward, "solved": solved, "kl": kl}
-    return {"results": results | {"words": _words(len(sft), reward, solved, kl)}}
+    results: dict[str, Any] = {"split": "validation", "n": len(sft), "reward": reward, "solved": solved, "kl": kl}
+    words = _words(len(sft), reward, solved, kl)
+    if c.config.ability:
+
+        def tell(what: str) -> None:
+            c.report({"stage": "evaluate", "step": 1, "total": 1, "metrics": {}, "message": f"general ability: {what}"})
+
+        results["ability"] = ability(c.engine, *ARMS, tell)
+        words += _of_ability(results["ability"])
+    return {"results": results | {"words": words}}
 
 
 def build() -> StateGraph:
@@ -208,6 +217,17 @@ def _words(n: int, reward: dict[str, Interval], solved: dict[str, Interval] | No
         f"(KL, 95% interval {kl['low']:.2f} to {kl['high']:.2f})."
     )
     return said
+
+
+def _of_ability(found: dict[str, dict[str, Interval]]) -> list[str]:
+    text, *sets = found.items()
+    before, after, change = (text[1][key] for key in (*ARMS, "difference"))
+    said = [
+        f"General ability: perplexity of plain prose {before['value']:.1f} before PPO, {after['value']:.1f} after "
+        f"(difference {change['value']:+.1f}, 95% interval {change['low']:+.1f} to {change['high']:+.1f})."
+    ]
+    shares = [f"{name} {arms['sft']['value']:.0%} before, {arms['policy']['value']:.0%} after" for name, arms in sets]
+    return [*said, f"Questions answered right: {'; '.join(shares)}."]
 
 
 def _difference(what: str, d: Interval, n: int, number: str) -> str:

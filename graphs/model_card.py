@@ -16,7 +16,7 @@ from alignment.run_dir import RunDir
 from graphs.recipe import Recipe
 from graphs.report import formats
 from graphs.report.stages import result_rows
-from graphs.report.views import comparison, count
+from graphs.report.views import COMPARISONS, comparison, count
 
 EMBEDDED = "HuggingFaceTB/SmolLM2-135M-Instruct"
 SMALL = "It is a model of 135M parameters: it shows the machinery, and its answers are often wrong."
@@ -130,8 +130,8 @@ def _results(run: RunDir) -> str:
             [(words, estimate, interval)] = result_rows({key: value})
             lines.append(f"| {words} | {estimate} | {interval or formats.DASH} | {count(value)} |")
     evaluate = run.results("evaluate")
-    for key in ("reward", "solved"):
-        if compared := comparison(evaluate, key):
+    for place in COMPARISONS:
+        if compared := comparison(evaluate, place):
             for label, estimate, interval, n in compared["table"]:
                 lines.append(f"| {compared['title']}: {label} | {estimate} | {interval} | {n} |")
     if formats.is_interval(evaluate.get("kl")):

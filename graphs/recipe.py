@@ -39,6 +39,9 @@ class EvaluateConfig(Settings):
     temperature: float = Field(1.0, ge=0, description="of sampling; 0 is greedy")
     max_tokens: int = Field(64, ge=1, description="tokens per response")
     seed: int = Field(0, ge=0, description="of sampling")
+    ability: bool = Field(
+        True, description="whether perplexity of plain prose and general questions are measured beside the reward"
+    )
 
 
 class AuditConfig(Settings):

@@ -15,7 +15,10 @@ app = typer.Typer(no_args_is_help=True, help="Evaluate models: run, list, compar
 @app.command("run")
 def eval_run(
     names: Annotated[
-        list[str], typer.Argument(metavar="EVALUATION...", help="YAML files of evaluations or recipes, runs, or knowledge, sense, plain-text.")
+        list[str],
+        typer.Argument(
+            metavar="EVALUATION...", help="YAML files of evaluations or recipes, runs, or knowledge, sense, plain-text."
+        ),
     ],
     models: Annotated[
         list[str] | None,

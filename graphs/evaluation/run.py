@@ -33,7 +33,6 @@ from graphs.recipe import load_recipe, load_task
 from graphs.source import Source
 from graphs.tasks import Row
 
-
 SETS = Path(__file__).with_name("sets")  # evaluations that come with the project, and their rows
 
 

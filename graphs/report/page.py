@@ -42,7 +42,7 @@ def render(run: Path) -> str:
         stages=views.stage_views(status, metrics, reader.object("best_of_n.json")),
         split=str(evaluate.get("split") or "validation"),
         n=formats.number(evaluate.get("n")),
-        comparisons=[c for c in (views.comparison(evaluate, key) for key in ("reward", "solved")) if c],
+        comparisons=[c for c in (views.comparison(evaluate, place) for place in views.COMPARISONS) if c],
         checker="solved" not in evaluate or bool(evaluate["solved"]),
         kl=formats.interval(evaluate.get("kl")) if formats.is_interval(evaluate.get("kl")) else None,
         kl_methods=methods([evaluate.get("kl")]),

@@ -27,23 +27,32 @@ def part(value: Any, *keys: str) -> Json:
     return value if isinstance(value, dict) else {}
 
 
-def comparison(evaluate: Json, key: str) -> Json | None:
-    """Before, after and paired difference of one measure ("reward" or "solved"), as figure and table rows."""
-    both = part(evaluate, key)
+# by the place in the results: title, unit of the two arms, unit of their difference, whether it is a share
+COMPARISONS = {
+    ("reward",): ("Held-out reward", "mean reward", "in reward", False),
+    ("solved",): ("Share of held-out prompts solved", "% solved", "points", True),
+    ("ability", "plain-text"): ("General ability: perplexity of plain prose", "per token", "per token", False),
+    ("ability", "knowledge"): ("General ability: questions of knowledge", "% right", "points", True),
+    ("ability", "sense"): ("General ability: sensible endings", "% right", "points", True),
+}
+
+
+def comparison(evaluate: Json, place: tuple[str, ...]) -> Json | None:
+    """Before, after and paired difference of one measure of ``COMPARISONS``, as figure and table rows."""
+    both = part(evaluate, *place)
     if not both:
         return None
-    share = key == "solved"
+    title, unit, unit_of_difference, share = COMPARISONS[place]
     value = formats.percent if share else None
     change = formats.points if share else None
     before, after, difference = part(both, "sft"), part(both, "policy"), part(both, "difference")
     arms = [("Before PPO", before, "open"), ("After PPO", after, "filled")]
     known = [Row(label, i, marker) for label, i, marker in arms if formats.is_interval(i)]
     factor = 100.0 if share else 1.0
-    panels = [Panel("% solved" if share else "mean reward", known, factor=factor)] if known else []
+    panels = [Panel(unit, known, factor=factor)] if known else []
     if formats.is_interval(difference):
         row = Row("Difference", difference, "diamond")
-        panels.append(Panel("points" if share else "in reward", [row], zero=True, factor=factor))
-    title = "Share of held-out prompts solved" if share else "Held-out reward"
+        panels.append(Panel(unit_of_difference, [row], zero=True, factor=factor))
     table = [(label, *formats.interval(i, value), count(i)) for label, i, _ in arms]
     table.append(("Paired difference", *formats.interval(difference, change), count(difference)))
     return {

@@ -16,6 +16,7 @@ from alignment.errors import JuntoError, UsageError
 from alignment.run_dir import RunDir
 from graphs.cli.main import main
 from graphs.evaluation import answers, compare, graph, measures
+from graphs.evaluation.ability import ability
 from graphs.evaluation.answers import encoded_pair, first_id
 from graphs.evaluation.config import Evaluation, load_evaluation
 from graphs.evaluation.graph import Limits
@@ -332,6 +333,23 @@ def test_a_comparison_is_paired(trained: Path) -> None:
     wins = sum(d > 0 for d in differences) / 4 + sum(d == 0 for d in differences) / 8
     assert found["win_rate"]["value"] == pytest.approx(wins)
     assert 0 <= found["win_rate_at_equal_length"]["value"] <= 1
+
+
+def test_general_ability_is_what_the_evaluations_say(trained: Path) -> None:
+    root = trained / "runs"
+    told: list[str] = []
+    with Engine.open(root / "tiny") as engine:
+        found = ability(engine, "sft", "policy", told.append)
+        same = ability(engine, "sft", "sft", told.append)
+    assert told[:2] == ["plain-text, sft", "plain-text, policy"]
+    assert all(each["difference"]["value"] == each["difference"]["low"] == 0 for each in [same["plain-text"]])
+    names, models = ["plain-text", "sense"], [f"{root}/tiny:sft", f"{root}/tiny:policy"]
+    evaluated = [compare.read(f.path) for f in run_evaluations(names, models, Asked(root), lambda event: None)]
+    by_name = {(one.about["name"], one.about["role"]): one.results["metrics"] for one in evaluated}
+    for role in ("sft", "policy"):
+        perplexity = by_name["plain-text", role]["token_perplexity"]["value"]
+        assert found["plain-text"][role]["value"] == pytest.approx(perplexity, rel=1e-5)
+        assert found["sense"][role]["value"] == by_name["sense", role]["accuracy_norm"]["value"]
 
 
 def test_pairs_are_scored_by_the_reward_model(trained: Path) -> None:
