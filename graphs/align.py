@@ -28,7 +28,7 @@ from alignment.backbone import Backbone
 from alignment.batch import encode_completion
 from alignment.config import BackboneConfig
 from alignment.engine import Engine
-from alignment.errors import UsageError
+from alignment.errors import JuntoError, UsageError
 from alignment.failures import explained
 from alignment.ppo import train_ppo
 from alignment.reward import train_reward
@@ -42,21 +42,25 @@ from graphs import audit as audits
 from graphs import evaluate as evaluate_graph
 from graphs import rewards
 from graphs.environment import environment
+from graphs.gate import TRAINED
 from graphs.modules import plain_text
 from graphs.recipe import Recipe, load_task, resolved
 from graphs.report import write_report
 from graphs.results import keep
 from graphs.resume import prepare_resume
+from graphs.send_back import send_back, with_changes
 from graphs.sitting import seat, sit
 from graphs.tasks import TaskData
 
 STOPS = ("sft", "reward", "ppo")  # where a recipe may end
 SITTINGS = 4
+STEPS = 200  # of the graph: eight nodes, which a gate may send back to the first up to fifteen times
 VERDICTS = {True: "solved", False: "not solved", None: "no checker to say whether it is solved"}
 
 
 class State(TypedDict, total=False):
     done: list[str]  # stages, in order
+    back: bool  # a gate was shut: what is not finished any more is trained again
 
 
 @dataclass
@@ -81,16 +85,29 @@ class Context:
     @cached_property
     def engine(self) -> Engine:
         self._engines.append(Engine(self.backbone))
-        return self._engines[0]
+        return self._engines[-1]
 
     @cached_property
     def score(self) -> Scorer:
         """The recipe's reward function, or the engine's reward model."""
         return rewards.scorer(self.recipe.reward, self.engine)
 
+    def sent_back(self, stage: str) -> bool:
+        """Whether the recipe's gate sends the run back after ``stage``; the model is then loaded anew."""
+        said = send_back(self.recipe, self.run, stage)
+        if said:
+            self.report({"stage": stage, "step": 1, "total": 1, "metrics": {}, "message": said})
+            if int(os.environ.get("WORLD_SIZE", 1)) > 1:  # the others have ended with PPO
+                raise JuntoError(f"{said}; run the same command again to train it")
+            self.close()
+            for part in ("backbone", "engine", "score"):
+                self.__dict__.pop(part, None)
+            self.recipe = with_changes(self.recipe, self.run)
+        return bool(said)
+
     def close(self) -> None:
-        for engine in self._engines:
-            engine.close()
+        while self._engines:
+            self._engines.pop().close()
 
     def say(self, stage: str, notes: list[str]) -> None:
         """Keeps what a person should know of a stage's rows, and tells it."""
@@ -137,7 +154,7 @@ def sft(state: State, runtime: Runtime[Context]) -> State:
         c.say("sft", notes)
         with explained("sft", c.run):
             train_sft(c.backbone, config, rows["train"], rows["validation"], c.run, c.recipe.seed, c.report)
-    return {"done": [*state["done"], "sft"]}
+    return {"done": [*state["done"], "sft"], "back": c.sent_back("sft")}
 
 
 def reward(state: State, runtime: Runtime[Context]) -> State:
@@ -160,7 +177,7 @@ def reward(state: State, runtime: Runtime[Context]) -> State:
             train_reward(
                 c.backbone, config, pairs["train"], pairs["validation"], c.run, recipe.seed, c.report, reference
             )
-    return {"done": [*state["done"], "reward"]}
+    return {"done": [*state["done"], "reward"], "back": c.sent_back("reward")}
 
 
 def audit(state: State, runtime: Runtime[Context]) -> State:
@@ -213,7 +230,7 @@ def evaluate(state: State, runtime: Runtime[Context]) -> State:
                 "message": " ".join(results["words"]),
             }
         )
-    return {"done": [*state["done"], "evaluate"]}
+    return {"done": [*state["done"], "evaluate"], "back": c.sent_back("evaluate")}
 
 
 def council(state: State, runtime: Runtime[Context]) -> State:
@@ -263,8 +280,8 @@ def build() -> StateGraph:
         builder.add_node(node.__name__, node)
     names = [START, *(node.__name__ for node in nodes), END]
     for before, after in zip(names, names[1:], strict=False):
-        if before in STOPS:
-            builder.add_conditional_edges(before, _next(before, after), [after, "report"])
+        if before in STOPS or before in TRAINED:
+            builder.add_conditional_edges(before, _next(before, after), [after, "report", "data"])
         else:
             builder.add_edge(before, after)
     return builder
@@ -272,6 +289,8 @@ def build() -> StateGraph:
 
 def _next(stage: str, after: str) -> Callable[[State, Runtime[Context]], str]:
     def following(state: State, runtime: Runtime[Context]) -> str:
+        if state.get("back"):  # what is finished is loaded again on the way
+            return "data"
         return "report" if runtime.context.recipe.stop_after == stage else after
 
     return following
@@ -295,7 +314,7 @@ def run_align(recipe: Recipe, base: Path, runs_root: Path, fresh: bool, report: 
                 "junto run align RECIPE --set stop_after=reward"
             )
         if int(os.environ["RANK"]):
-            _join(Context(recipe, task, rows, run, lambda event: None, base))
+            _join(Context(with_changes(recipe, run), task, rows, run, lambda event: None, base))
             return run.path
     with run.locked():
         if fresh and run.path.exists():
@@ -306,11 +325,11 @@ def run_align(recipe: Recipe, base: Path, runs_root: Path, fresh: bool, report: 
         plain_text(recipe.ppo.ptx_corpus, base)
         if recipe.sft.start is not None and not run.done("sft"):
             RunDir.open(recipe.sft.start, runs_root).adapter("sft")
-        context = Context(recipe, task, rows, run, report, base)
+        context = Context(with_changes(recipe, run), task, rows, run, report, base)
         run.create(resolved(recipe), environment(recipe) | {"base": str(base.resolve())})
         run.set_status("running")
         try:
-            graph.invoke({"done": []}, context=context)
+            graph.invoke({"done": []}, {"recursion_limit": STEPS}, context=context)
         except BaseException as error:
             interrupted = isinstance(error, KeyboardInterrupt)
             with suppress(OSError):  # a full disk takes no status either; the error itself is what matters

@@ -19,6 +19,7 @@ from pydantic_core import ErrorDetails
 from agents.config import SCORERS, TOOLS, CouncilConfig, ReviseConfig
 from alignment.config import BackboneConfig, PPOConfig, RewardConfig, Settings, SFTConfig, tuning_conflict
 from alignment.errors import UsageError
+from graphs.gate import GateConfig
 from graphs.modules import file_of, load_function, load_tool, module_from_file
 from graphs.source import Location, Source, did_you_mean
 
@@ -91,6 +92,7 @@ class Recipe(Settings):
     audit: AuditConfig = AuditConfig()
     ppo: PPOConfig = PPOConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    gate: GateConfig = GateConfig()
     council: CouncilConfig = CouncilConfig()
     revise: ReviseConfig = ReviseConfig()
     explain: list[Candidates] = Field(default_factory=list, description="pairs of answers for `junto explain pair`")

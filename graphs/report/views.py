@@ -105,7 +105,8 @@ def stage_views(status: Json, metrics: Sequence[Json], best_of_n: Json) -> list[
             continue
         results = part(entry, "results")
         counts = part(results, "counts")
-        notes = [[entry.get("origin")], *(n for where in (entry, results) if isinstance(n := where.get("notes"), list))]
+        told = [entry.get("origin"), *(entry.get("attempts") or [])]
+        notes = [told, *(n for where in (entry, results) if isinstance(n := where.get("notes"), list))]
         evaluation = key == "evaluate"  # has a section of its own
         rest = {k: v for k, v in results.items() if k not in ("counts", "notes", "reliability")}
         reliability = results.get("reliability")
