@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from alignment.errors import UsageError
 from graphs.cli.options import Json, RunsRoot
 
 app = typer.Typer(no_args_is_help=True, help="Evaluate models: run, list, compare and score anew.")
@@ -41,6 +42,8 @@ def eval_run(
         int | None, typer.Option("--max-total-tokens", min=1, help="Per evaluation and model, about.")
     ] = None,
     errors: Annotated[int, typer.Option("--max-errors", min=0, help="Items that may fail.")] = 0,
+    engine: Annotated[str, typer.Option("--engine", help="local, or ray: several processes, or machines.")] = "local",
+    workers: Annotated[int, typer.Option("--workers", min=1, help="Of Ray.")] = 2,
     require: Annotated[
         list[str] | None,
         typer.Option("--require", metavar="'METRIC >= X'", help="Exit with 1 where it is not so; may be repeated."),
@@ -60,7 +63,10 @@ def eval_run(
 
     limits = Limits(seconds, tokens, errors)
     required = [parsed(one) for one in require or []]
-    asked = Asked(runs_root, assignments or [], limit, ids or [], seed, judge, limits, required)
+    if engine not in ("local", "ray"):
+        raise UsageError(f"there is no engine {engine!r}; there are local and ray")
+    several = workers if engine == "ray" else 0
+    asked = Asked(runs_root, assignments or [], limit, ids or [], seed, judge, limits, required, several)
     with results(json) as out:
         found = evaluation.run(names, models or [], asked)
         if json:

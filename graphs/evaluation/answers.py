@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from agents.endpoint import Endpoint
@@ -16,6 +16,7 @@ from graphs.evaluation.config import Evaluation
 from graphs.evaluation.subject import Subject
 from graphs.tasks import Row
 
+FAILURES = (JuntoError, ValueError, RuntimeError)
 # items whose answers are made together and written down together; fixed, because the shape of a batch decides how
 # bfloat16 sums are rounded, and the same command again has to end in the same samples
 TOGETHER = {"generate": 32, "choice": 64, "text": 8, "pairs": 32}
@@ -186,12 +187,21 @@ def _fits(engine: Engine, tokens: int, item: Row) -> None:
         )
 
 
-def one_by_one(subject: Subject, evaluation: Evaluation, seed: int, items: Sequence[Row]) -> list[Row]:
-    """As ``answers``, and an item that fails has a row with its ``error``."""
-    made = []
-    for item in items:
+def answered(
+    subject: Subject, evaluation: Evaluation, seed: int, batches: Iterable[list[Row]], tolerant: bool
+) -> Iterator[list[Row]]:
+    """Of each batch its rows; where it is ``tolerant``, an item that fails has a row with its ``error``."""
+    for batch in batches:
         try:
-            made += answers(subject, evaluation, seed, [item])
-        except (JuntoError, ValueError, RuntimeError) as error:
-            made.append({"id": item["id"], "sample": 0, "error": str(error).strip().splitlines()[0][:300]})
-    return made
+            yield answers(subject, evaluation, seed, batch)
+        except FAILURES:
+            if not tolerant:
+                raise
+            yield [row for item in batch for row in _alone(subject, evaluation, seed, item)]
+
+
+def _alone(subject: Subject, evaluation: Evaluation, seed: int, item: Row) -> list[Row]:
+    try:
+        return answers(subject, evaluation, seed, [item])
+    except FAILURES as error:
+        return [{"id": item["id"], "sample": 0, "error": str(error).strip().split("\n")[0][:300]}]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypedDict
 
@@ -18,13 +18,14 @@ from langgraph.runtime import Runtime
 
 from alignment.errors import JuntoError
 from alignment.run_dir import Report, RunDir, to_jsonl, write_atomic
-from graphs.evaluation.answers import TOGETHER, answers, one_by_one
+from graphs.evaluation.answers import TOGETHER
 from graphs.evaluation.config import Evaluation
 from graphs.evaluation.measures import Check, aggregated, scored
 from graphs.evaluation.require import Requirement, met
-from graphs.evaluation.subject import Subject
 from graphs.tasks import Row
 
+# evaluation, seed, batches of items, whether a failure becomes a row -> rows of each batch, in order
+Answer = Callable[[Evaluation, int, list[list[Row]], bool], Iterator[list[Row]]]
 Judge = Callable[[Sequence[Any], Sequence[str]], list[float]]  # prompts and responses -> rewards
 
 
@@ -45,10 +46,11 @@ class Limits:
 
 @dataclass
 class Context:
-    """What the nodes work with; nothing of it is kept in the state. ``items`` are all of the evaluation, ``asked`` the
-    ids of those that are to be answered; ``judge`` scores texts where the reward is measured."""
+    """What the nodes work with; nothing of it is kept in the state. ``answer`` is the subject, here or in other
+    processes; ``items`` are all of the evaluation, ``asked`` the ids of those that are to be answered; ``judge`` scores
+    texts where the reward is measured."""
 
-    subject: Subject
+    answer: Answer
     evaluation: Evaluation
     items: list[Row]
     asked: set[str]
@@ -77,16 +79,20 @@ def generate(state: State, runtime: Runtime[Context]) -> State:
     # an item's batch is that of its place among all items, whichever of them are asked
     batches = [[item for item in c.items[i : i + size] if item["id"] in c.asked] for i in range(0, len(c.items), size)]
     batches = [batch for batch in batches if batch]
-    began, tokens, made, failed = time.monotonic(), 0, 0, 0
-    for step, batch in enumerate(batches, 1):
-        rows = [row for item in batch for row in whole.get(item["id"], [])]
-        if len({row["id"] for row in rows}) < len(batch):
+    is_missing = [any(item["id"] not in whole for item in batch) for batch in batches]
+    missing = [batch for batch, absent in zip(batches, is_missing, strict=True) if absent]
+    made = c.answer(c.evaluation, c.seed, missing, c.limits.errors > 0)
+    began, tokens, done, errors = time.monotonic(), 0, 0, 0
+    for step, (batch, absent) in enumerate(zip(batches, is_missing, strict=True), 1):
+        if absent:
             if _spent(c.limits, time.monotonic() - began, tokens):
                 break
-            rows = _made(c, batch, failed)
-            failed += sum("error" in row for row in rows)
+            rows = next(made)
+            errors += _refuse_errors(c, rows, errors)
             _keep(c.folder, rows, kept)
-            tokens, made = tokens + sum(row.get("tokens", 0) for row in rows), made + 1
+            tokens, done = tokens + sum(row.get("tokens", 0) for row in rows), done + 1
+        else:
+            rows = [row for item in batch for row in whole[item["id"]]]
         found += rows
         spent = time.monotonic() - began
         c.report(
@@ -96,7 +102,7 @@ def generate(state: State, runtime: Runtime[Context]) -> State:
                 "total": len(asked),
                 "metrics": {},
                 "tokens_per_second": tokens / spent if tokens else None,
-                "eta_seconds": spent / made * (len(batches) - step) if made else None,
+                "eta_seconds": spent / done * (len(missing) - done) if done else None,
                 "done": step == len(batches),
             }
         )
@@ -113,21 +119,15 @@ def _spent(limits: Limits, seconds: float, tokens: int) -> bool:
     )
 
 
-def _made(c: Context, batch: list[Row], failed: int) -> list[Row]:
-    arguments = (c.subject, c.evaluation, c.seed, batch)
-    if c.limits.errors == 0:
-        return answers(*arguments)
-    try:
-        return answers(*arguments)
-    except (JuntoError, ValueError, RuntimeError):
-        rows = one_by_one(*arguments)
-    errors = [row for row in rows if "error" in row]
-    if failed + len(errors) > c.limits.errors:
+def _refuse_errors(c: Context, rows: list[Row], before: int) -> int:
+    """How many of the rows are errors. Raises JuntoError where there are more than the command allows."""
+    errors = [row["error"] for row in rows if "error" in row]
+    if errors and before + len(errors) > c.limits.errors:
         raise JuntoError(
-            f"{failed + len(errors)} of {c.evaluation.name}'s samples failed, more than --max-errors "
-            f"{c.limits.errors}; the first: {errors[0]['error']}"
+            f"{before + len(errors)} of {c.evaluation.name}'s samples failed, more than --max-errors "
+            f"{c.limits.errors}; the first: {errors[0]}"
         )
-    return rows
+    return len(errors)
 
 
 def _keep(folder: RunDir, rows: list[Row], kept: dict[str, list[Row]]) -> None:

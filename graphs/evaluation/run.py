@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,9 @@ from alignment.errors import SetupError, UsageError
 from alignment.run_dir import Report, RunDir, to_jsonl, write_atomic
 from alignment.scoring import Scorer, function_scorer
 from graphs.environment import machine
-from graphs.evaluation.answers import as_scored
+from graphs.evaluation.answers import answered, as_scored
 from graphs.evaluation.config import Evaluation, load_evaluation
-from graphs.evaluation.graph import Context, Judge, Limits, graph
+from graphs.evaluation.graph import Answer, Context, Judge, Limits, graph
 from graphs.evaluation.items import chosen_items, load_items
 from graphs.evaluation.measures import Check
 from graphs.evaluation.require import Requirement
@@ -59,6 +60,7 @@ class Asked:
     judge: str | None = None
     limits: Limits = Limits()
     require: Sequence[Requirement] = ()
+    workers: int = 0  # of Ray; 0: this process
 
 
 def prepare(name: str, asked: Asked) -> Prepared:
@@ -122,11 +124,25 @@ def run_evaluations(names: Sequence[str], models: Sequence[str], asked: Asked, r
     with opened(order, asked.runs_root) as subject_of:
         for model in order:
             subject = subject_of(model)
-            for one, ids in zip(prepared, chosen, strict=True):
-                yield _evaluate(one, ids, subject, asked, report)
+            with _answering(subject, asked) as answer:
+                for one, ids in zip(prepared, chosen, strict=True):
+                    yield _evaluate(one, ids, subject, answer, asked, report)
 
 
-def _evaluate(one: Prepared, ids: set[str], subject: Subject, asked: Asked, report: Report) -> RunDir:
+@contextmanager
+def _answering(subject: Subject, asked: Asked) -> Iterator[Answer]:
+    if asked.workers:
+        from graphs.evaluation.workers import over_workers
+
+        with over_workers(subject.name, asked.workers, asked.runs_root) as answer:
+            yield answer
+    else:
+        yield partial(answered, subject)
+
+
+def _evaluate(
+    one: Prepared, ids: set[str], subject: Subject, answer: Answer, asked: Asked, report: Report
+) -> RunDir:
     evaluation = one.evaluation
     folder = RunDir(asked.runs_root / "evaluations" / evaluation.name / _slug(one, subject, asked.seed))
     with folder.locked(), _judge(one, subject, asked) as (evaluation, judge, judged_by):
@@ -147,7 +163,7 @@ def _evaluate(one: Prepared, ids: set[str], subject: Subject, asked: Asked, repo
         graph.invoke(
             {},
             context=Context(
-                subject,
+                answer,
                 evaluation,
                 one.items,
                 ids,

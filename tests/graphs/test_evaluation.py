@@ -23,6 +23,7 @@ from graphs.evaluation.graph import Limits
 from graphs.evaluation.items import chosen_items, load_items
 from graphs.evaluation.require import met, parsed
 from graphs.evaluation.run import Asked, run_evaluations
+from graphs.evaluation.subject import opened
 
 ROWS = [{"question": f"What is {a} plus {b}?", "answer": f"It is {a + b}."} for a in range(4) for b in range(4)]
 SUMS = {"name": "sums", "kind": "generate", "data": "rows.jsonl", "prompt": "question", "target": "answer"}
@@ -184,7 +185,7 @@ def test_the_same_command_again_asks_nothing_and_other_metrics_are_scored(
 ) -> None:
     path = evaluation_at(tmp_path, ROWS, **SUMS | MORE)
     (first,) = run(path, [str(tiny_model)], limit=5)
-    monkeypatch.setattr(graph, "answers", lambda *_: pytest.fail("asked again"))
+    monkeypatch.setattr(answers, "answers", lambda *_: pytest.fail("asked again"))
     (again,) = run(path, [str(tiny_model)], limit=5)
     assert again.results == first.results and again.path == first.path
     (other,) = run(path, [str(tiny_model)], limit=5, overrides=["metrics=[chrf]"])
@@ -231,6 +232,22 @@ def test_a_budget_ends_between_batches_and_the_rest_comes_later(
     assert (short.results["n"], short.results["asked"], short.results["complete"]) == (4, 16, False)
     (whole,) = run(path, [str(tiny_model)])
     assert whole.path == short.path and whole.results["complete"]
+
+
+def test_workers_of_ray_make_the_same_samples(tmp_path: Path, tiny_model: Path) -> None:
+    pytest.importorskip("ray", reason="Ray is not installed (the extra ray)")
+    from graphs.evaluation.workers import over_workers
+
+    long = {"question": "long " * 600, "answer": "no"}
+    evaluation = load_evaluation(evaluation_at(tmp_path, [*ROWS[:8], long, *ROWS[8:]], **SUMS | MORE))
+    items = load_items(evaluation, tmp_path)
+    batches = [items[i : i + 3] for i in range(0, len(items), 3)]
+    with opened([str(tiny_model)], tmp_path) as subject_of:
+        here = list(answers.answered(subject_of(str(tiny_model)), evaluation, 0, batches, True))
+    with over_workers(str(tiny_model), 2, tmp_path) as answer:
+        assert list(answer(evaluation, 0, batches, True)) == here
+        with pytest.raises(UsageError, match="rows.jsonl, line 9: .* the model reads 512"):
+            list(answer(evaluation, 0, batches, False))
 
 
 # -- figures ----------------------------------------------------------------------------------------------
