@@ -115,6 +115,10 @@ def eval_report(
         list[str] | None, typer.Argument(metavar="[NAME...]", help="Evaluations, by folder; all without a name.")
     ] = None,
     to: Annotated[Path | None, typer.Option("--to", metavar="FILE", help="Where the page is written.")] = None,
+    explained: Annotated[
+        int,
+        typer.Option("--explain", min=0, help="So many of the largest differences in reward to the first model."),
+    ] = 0,
     json: Json = False,
     runs_root: RunsRoot = Path("runs"),
 ) -> None:
@@ -123,7 +127,7 @@ def eval_report(
     from graphs.cli.output import console, results, write_json
 
     with results(json) as out:
-        found = evaluation.report(names or [], to, runs_root)
+        found = evaluation.report(names or [], to, explained, runs_root)
         if json:
             write_json(found, out)
         else:

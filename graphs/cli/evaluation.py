@@ -59,13 +59,22 @@ def compare(names: Sequence[str], runs_root: Path) -> dict[str, Any]:
     return {"comparisons": [comparisons.compared(first, other) for other in others]}
 
 
-def report(names: Sequence[str], to: Path | None, runs_root: Path) -> dict[str, Any]:
-    """``{"files": [...]}``: the page, and the pictures beside it."""
+def report(names: Sequence[str], to: Path | None, explained: int, runs_root: Path) -> dict[str, Any]:
+    """``{"files": [...]}``: the page, and the pictures beside it. ``explained``: of each evaluation so many of the
+    largest differences between the rewards of the first model and another."""
     from graphs.report.evaluations import write_page
 
     found = [comparisons.found(name, runs_root) for name in names] or comparisons.listed(runs_root)
     if not found:
         raise UsageError(f"there are no evaluations in {runs_root}/evaluations yet; junto eval run makes one")
+    if explained:
+        from graphs.evaluation.disagreements import explain_disagreements
+
+        firsts: dict[str, Finished] = {}
+        for one in found:
+            first = firsts.setdefault(one.about["name"], one)
+            if one is not first and "reward" in one.results["metrics"]:
+                explain_disagreements(first, one, explained, lambda said: print(said, file=sys.stderr))
     written = write_page(found, to or runs_root / "evaluations" / "report.html")
     return {"files": [str(path) for path in written]}
 

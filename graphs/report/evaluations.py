@@ -13,6 +13,7 @@ import yaml
 from markupsafe import Markup
 
 from alignment.run_dir import write_atomic
+from explain.render import CSS
 from graphs.evaluation.compare import Finished, compared
 from graphs.evaluation.measures import RIGHT_OR_WRONG
 from graphs.report import formats, views
@@ -63,6 +64,7 @@ def evaluations_page(found: Sequence[Finished]) -> str:
         script=Markup(SCRIPT),
         script_hash=f"sha256-{digest}",
         tree_css=Markup(STYLE),
+        explain_css=Markup(CSS),
         light=LIGHT,
         dark=DARK,
         colours=range(1, SERIES + 1),
@@ -123,6 +125,7 @@ def _group(number: int, name: str, members: Sequence[Finished]) -> Json:
         "kinds": _kinds(members),
         "more": max(0, len(first.rows("items")) - ITEMS),
         "trees": _trees(members),
+        "explanations": [fragment for one in members for fragment in _explanations(one)],
         "settings": [
             (str(one.about["subject"]), yaml.safe_dump(one.about["evaluation"], sort_keys=False, allow_unicode=True))
             for one in members
@@ -131,6 +134,13 @@ def _group(number: int, name: str, members: Sequence[Finished]) -> Json:
             (str(one.about["subject"]), *views.environment_rows(one.about.get("environment") or {})) for one in members
         ],
     }
+
+
+def _explanations(one: Finished) -> list[tuple[str, Markup]]:
+    """What ``junto eval report --explain`` has left of this evaluation against the first."""
+    files = [(path.name, json.loads(path.read_text())) for path in sorted((one.path / "explanations").glob("*.json"))]
+    drawn, _ = views.explanation_views(files, [])
+    return [(f"{one.about['subject']}, item {name.partition('-')[2]}", fragment) for name, fragment in drawn]
 
 
 def _about(one: Finished) -> list[tuple[str, str]]:

@@ -19,6 +19,7 @@ from graphs.evaluation import answers, compare, graph, measures
 from graphs.evaluation.ability import ability
 from graphs.evaluation.answers import encoded_pair, first_id
 from graphs.evaluation.config import Evaluation, load_evaluation
+from graphs.evaluation.disagreements import disagreements
 from graphs.evaluation.graph import Limits
 from graphs.evaluation.items import chosen_items, load_items
 from graphs.evaluation.require import met, parsed
@@ -350,6 +351,27 @@ def test_a_comparison_is_paired(trained: Path) -> None:
     wins = sum(d > 0 for d in differences) / 4 + sum(d == 0 for d in differences) / 8
     assert found["win_rate"]["value"] == pytest.approx(wins)
     assert 0 <= found["win_rate_at_equal_length"]["value"] <= 1
+
+
+def test_the_largest_disagreements_are_explained_on_the_page(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = trained / "runs"
+    common = ["--runs-root", str(root)]
+    for seed in ("7", "8"):  # one model twice: a few steps do not change what it writes
+        asked = ["--model", f"{root}/tiny:sft", "--limit", "5", "--seed", seed]
+        assert main(["eval", "run", str(root / "tiny"), *asked, *common]) == 0
+    names = [one.name for one in compare.listed(root) if one.about["seed"] in (7, 8)]
+    page = trained / "page.html"
+    assert main(["eval", "report", *names, "--explain", "2", "--to", str(page), *common]) == 0
+    first, second = (compare.found(name, root) for name in names)
+    rewards = [{row["id"]: row["reward"] for row in one.rows("scores")} for one in (first, second)]
+    chosen = disagreements(first, second, 2)
+    sizes = [abs(rewards[0][item["id"]] - rewards[1][item["id"]]) for item, _, _ in chosen]
+    assert sizes == sorted(sizes, reverse=True)
+    files = sorted((second.path / "explanations").glob("*.json"))
+    assert [file.stem.partition("-")[2] for file in files] == [item["id"] for item, _, _ in chosen]
+    told = json.loads(files[0].read_text())
+    assert told["margin"] == pytest.approx(sizes[0], abs=1e-4)
+    assert "Why the judge prefers one answer" in page.read_text()
 
 
 def test_general_ability_is_what_the_evaluations_say(trained: Path) -> None:
