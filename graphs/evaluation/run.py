@@ -7,7 +7,7 @@ import json
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -17,18 +17,18 @@ from typing import Any
 import torch
 import yaml
 
-from alignment.engine import Engine
-from alignment.errors import SetupError, UsageError
+from alignment.errors import UsageError
 from alignment.run_dir import Report, RunDir, to_jsonl, write_atomic
 from alignment.scoring import Scorer, function_scorer
 from graphs.environment import machine
-from graphs.evaluation.answers import answered, as_scored
+from graphs.evaluation.answers import answered
 from graphs.evaluation.config import Evaluation, load_evaluation
-from graphs.evaluation.graph import Answer, Context, Judge, Limits, graph
+from graphs.evaluation.graph import Answer, Context, Limits, graph
 from graphs.evaluation.items import chosen_items, load_items
+from graphs.evaluation.judge import judging
 from graphs.evaluation.measures import Check
 from graphs.evaluation.require import Requirement
-from graphs.evaluation.subject import Subject, opened, parted
+from graphs.evaluation.subject import Subject, about, opened, parted
 from graphs.modules import load_function
 from graphs.recipe import load_recipe, load_task
 from graphs.source import Source
@@ -143,15 +143,18 @@ def _answering(subject: Subject, asked: Asked) -> Iterator[Answer]:
 def _evaluate(
     one: Prepared, ids: set[str], subject: Subject, answer: Answer, asked: Asked, report: Report
 ) -> RunDir:
-    evaluation = one.evaluation
-    folder = RunDir(asked.runs_root / "evaluations" / evaluation.name / _slug(one, subject, asked.seed))
-    with folder.locked(), _judge(one, subject, asked) as (evaluation, judge, judged_by):
+    # pairs are answered by the reward model, whichever role was named
+    decided = about(subject.here, "reward") if one.evaluation.kind == "pairs" else subject.about
+    slug = f"{subject.words}-{_digest(one, decided, asked.seed)}"
+    folder = RunDir(asked.runs_root / "evaluations" / one.evaluation.name / slug)
+    judges = judging(one.evaluation, one.function, asked.judge, one.run, subject, asked.runs_root)
+    with folder.locked(), judges as (evaluation, judge, judged_by):
         folder.path.mkdir(parents=True, exist_ok=True)
         described = {
             "name": evaluation.name,
             "subject": subject.name,
             "role": subject.role,
-            "about": subject.about,
+            "about": decided,
             "seed": asked.seed,
             "judge": judged_by,
             "evaluation": evaluation.model_dump(mode="json"),
@@ -179,52 +182,8 @@ def _evaluate(
     return folder
 
 
-def _slug(one: Prepared, subject: Subject, seed: int) -> str:
-    """The subject's name, and a hash of all that decides its samples."""
+def _digest(one: Prepared, decided: dict[str, Any], seed: int) -> str:
+    """A hash of all that decides the samples."""
     settled = one.evaluation.model_dump(mode="json", exclude={"name", "data", "split", "metrics", "pass_at", "extract"})
-    asked = [settled, seed, [item["id"] for item in one.items]]
-    digest = hashlib.sha256(json.dumps([subject.about, *asked], sort_keys=True).encode()).hexdigest()[:8]
-    return f"{subject.words}-{digest}"
-
-
-@contextmanager
-def _judge(one: Prepared, subject: Subject, asked: Asked) -> Iterator[tuple[Evaluation, Judge | None, Any]]:
-    """The evaluation, without the reward where nothing can judge, what scores its texts, and what that is."""
-    evaluation = one.evaluation
-    if evaluation.kind != "generate" or "reward" not in evaluation.measured:
-        yield evaluation, None, None
-        return
-    with ExitStack() as stack:
-        named = RunDir.open(asked.judge, asked.runs_root).path if asked.judge is not None else None
-        if named is None and one.function is not None:
-            yield evaluation, one.function, "the recipe's function"
-            return
-        own = isinstance(subject.engine, Engine) and "reward" in subject.engine.roles
-        # the run that is evaluated judges every subject; another one's reward model has another scale
-        run = named or one.run
-        if run is not None and "reward" in _roles(run):
-            same = own and RunDir.find(parted(subject.name)[0], asked.runs_root)
-            engine = subject.engine if same and same.path.resolve() == run.resolve() else None
-            judge = engine or stack.enter_context(Engine.open(run))
-        elif own and named is None:
-            judge = subject.engine
-        elif named is not None:
-            raise SetupError(f"the run {named} has no reward model, so it cannot judge")
-        else:
-            rest = [metric for metric in evaluation.measured if metric != "reward"]
-            if not rest:
-                raise UsageError(f"{evaluation.name} measures the reward alone; name a run that judges: --judge RUN")
-            yield evaluation.model_copy(update={"metrics": rest}), None, None
-            return
-        assert isinstance(judge, Engine)
-
-        def score(prompts: Sequence[Any], texts: Sequence[str]) -> list[float]:
-            pairs = [as_scored(prompt, text) for prompt, text in zip(prompts, texts, strict=True)]
-            return judge.score([prompt for prompt, _ in pairs], [text for _, text in pairs])
-
-        adapter = judge.fingerprint["adapters"]["reward"]
-        yield evaluation, score, {"run": str(run or parted(subject.name)[0]), "reward": adapter}
-
-
-def _roles(run: Path) -> list[str]:
-    return [path.parent.name for path in (run / "adapters").glob("*/adapter.json")]
+    asked = [decided, settled, seed, [item["id"] for item in one.items]]
+    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:8]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 import torch
 import yaml
 
+from alignment.adapter_files import save_role
 from alignment.engine import Engine
 from alignment.errors import JuntoError, UsageError
 from alignment.run_dir import RunDir
@@ -401,6 +403,17 @@ def test_pairs_are_scored_by_the_reward_model(trained: Path) -> None:
     rewards = [row["rewards"] for row in one.rows("samples")]
     assert one.results["metrics"]["pair_accuracy"]["value"] == sum(a > b for a, b in rewards) / 8
     assert {"auc", "ece", "length_correlation"} <= set(one.results["metrics"])
+    # another reward model under the same policy is another subject
+    other = folder / "runs" / "other"
+    shutil.copytree(trained / "runs" / "tiny", other)
+    (other / "config.yaml").write_text((other / "config.yaml").read_text().replace("name: tiny", "name: other"))
+    with Engine.open(other) as engine:
+        backbone = engine.backbone
+        backbone.set_weights("reward", {n: w * 1.5 for n, w in backbone.weights("reward").items()})
+        save_role(backbone, "reward", other / "adapters" / "reward")
+    (again,) = list(run_evaluations([str(path)], [str(other)], Asked(folder / "runs"), lambda event: None))
+    digests = [found.path.name.rpartition("-")[2] for found in (found, again)]
+    assert digests[0] != digests[1]
 
 
 # -- the verbs --------------------------------------------------------------------------------------------
