@@ -58,7 +58,7 @@ def test_the_command_goes_on_with_ppo_in_several_processes(tiny_model: Path, tmp
         "sft": {"steps": 2, "batch_size": 4},
         "reward": {"steps": 2, "batch_size": 2},
         "ppo": {"iterations": 2, "batch_size": 4, "max_tokens": 6},
-        "evaluate": {"n": 4, "max_tokens": 6},
+        "evaluate": {"n": 4, "max_tokens": 6, "ability": False},
         "council": {"rounds": 1, "max_tokens_per_step": 6},
     }
     recipe = tmp_path / "recipe.yaml"

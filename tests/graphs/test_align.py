@@ -29,7 +29,7 @@ def recipe_of(folder: Path, model: Path, **overrides: Any) -> Recipe:
         "sft": {"steps": 5, "batch_size": 4, "checkpoint_every": 2},
         "reward": {"steps": 5, "batch_size": 2, "checkpoint_every": 2},
         "ppo": {"iterations": 3, "batch_size": 4, "max_tokens": 6},
-        "evaluate": {"n": 20, "max_tokens": 6},
+        "evaluate": {"n": 20, "max_tokens": 6, "ability": False},
         "council": {"rounds": 2, "max_tokens_per_step": 6},
     } | overrides
     path = folder / "recipe.yaml"

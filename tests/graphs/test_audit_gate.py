@@ -34,7 +34,7 @@ def recipe_of(folder: Path, model: Path, audit: Any, **overrides: Any) -> Recipe
         "sft": {"steps": 2, "batch_size": 4},
         "reward": {"steps": 2, "batch_size": 2},
         "ppo": {"iterations": 1, "batch_size": 4, "max_tokens": 6},
-        "evaluate": {"n": 24, "max_tokens": 6},
+        "evaluate": {"n": 24, "max_tokens": 6, "ability": False},
         "council": {"rounds": 1, "max_tokens_per_step": 6},
         "audit": audit,
     } | overrides

@@ -383,6 +383,10 @@ def test_general_ability_is_what_the_evaluations_say(trained: Path) -> None:
         found = ability(engine, "sft", "policy", told.append)
         same = ability(engine, "sft", "sft", told.append)
     assert told[:2] == ["plain-text, sft", "plain-text, policy"]
+    run_of = RunDir(root / "tiny")
+    assert run_of.results("evaluate")["ability"]["knowledge"] == found["knowledge"]
+    assert "General ability: perplexity of plain prose" in run_of.results("evaluate")["words"][-2]
+    assert "General ability: questions of knowledge" in (run_of.path / "report.html").read_text()
     assert all(each["difference"]["value"] == each["difference"]["low"] == 0 for each in [same["plain-text"]])
     names, models = ["plain-text", "sense"], [f"{root}/tiny:sft", f"{root}/tiny:policy"]
     evaluated = [compare.read(f.path) for f in run_evaluations(names, models, Asked(root), lambda event: None)]

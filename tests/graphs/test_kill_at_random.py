@@ -26,7 +26,7 @@ def command(model: Path, root: Path) -> list[str]:
         "sft": {"steps": 30, "batch_size": 4, "checkpoint_every": 3},
         "reward": {"steps": 30, "batch_size": 2, "checkpoint_every": 3},
         "ppo": {"iterations": 12, "batch_size": 4, "max_tokens": 6},
-        "evaluate": {"n": 20, "max_tokens": 6},
+        "evaluate": {"n": 20, "max_tokens": 6, "ability": False},
         "council": {"rounds": 2, "max_tokens_per_step": 6},
     }
     recipe = root / "recipe.yaml"

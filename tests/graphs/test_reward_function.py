@@ -51,7 +51,7 @@ def recipe_of(folder: Path, model: Path, function: str | None, **overrides) -> R
         "sft": {"steps": 2, "batch_size": 4},
         "reward": {"function": function},
         "ppo": TINY_PPO,
-        "evaluate": {"n": 4, "max_tokens": 6},
+        "evaluate": {"n": 4, "max_tokens": 6, "ability": False},
         "council": {"rounds": 1, "max_tokens_per_step": 80},
     } | overrides
     (folder / "recipe.yaml").write_text(yaml.safe_dump(content))

@@ -39,7 +39,7 @@ def write_recipe(folder: Path, **overrides: Any) -> Path:
         "sft": {"steps": 3, "batch_size": 4},
         "reward": {"steps": 3, "batch_size": 2},
         "ppo": {"iterations": 1, "batch_size": 4, "max_tokens": 6},
-        "evaluate": {"n": 20, "max_tokens": 6},
+        "evaluate": {"n": 20, "max_tokens": 6, "ability": False},
         "council": {"rounds": 2, "max_tokens_per_step": 6},
     } | overrides
     path = folder / "recipe.yaml"

@@ -28,7 +28,7 @@ def folder(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "sft": {"steps": 2, "batch_size": 4},
         "reward": {"steps": 2, "batch_size": 4},
         "ppo": {"iterations": 1, "batch_size": 4, "max_tokens": 8},
-        "evaluate": {"n": 4, "max_tokens": 8},
+        "evaluate": {"n": 4, "max_tokens": 8, "ability": False},
         "council": {"rounds": 2, "max_tokens_per_step": 48, "scorer": "scorers.py:small", "leave_scorer": "critic"},
     }
     (root / "recipe.yaml").write_text(yaml.safe_dump(recipe))
