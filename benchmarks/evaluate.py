@@ -78,7 +78,7 @@ def beside(kind: str, requests: list[Request], mine: HarnessModel, theirs: Any) 
     for size in BATCHES:
         theirs.batch_size_per_gpu = size
         speeds[size], _ = timed(lambda: getattr(theirs, kind)(instances(kind, requests[:TRIED]), disable_tqdm=True))
-        print(f"{kind}: batches of {size}: {speeds[size]:.1f} s for {TRIED}", file=sys.stderr)
+        print(f"{kind}: batches of {size}: {speeds[size]:.1f} s for {min(TRIED, len(requests))}", file=sys.stderr)
     best = min(speeds, key=speeds.__getitem__)
     theirs.batch_size_per_gpu = best
     their_time, wanted = timed(lambda: getattr(theirs, kind)(instances(kind, requests), disable_tqdm=True))
