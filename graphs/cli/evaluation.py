@@ -16,12 +16,10 @@ from alignment.errors import UsageError
 from graphs.cli.output import printable
 from graphs.evaluation import compare as comparisons
 from graphs.evaluation.compare import Finished, detectable
+from graphs.evaluation.measures import RIGHT_OR_WRONG
 
 if TYPE_CHECKING:
     from graphs.evaluation.run import Asked
-
-PERCENT = ("exact_match", "number", "contains", "solved", "accuracy", "accuracy_norm", "pair_accuracy")
-
 
 def run(names: Sequence[str], models: Sequence[str], asked: Asked) -> dict[str, Any]:
     """``{"evaluations": [...]}`` as they came to be."""
@@ -150,7 +148,7 @@ def _shown(one: Finished) -> dict[str, Any]:
 
 
 def _number(name: str, value: float, sign: str = "") -> str:
-    if name in PERCENT or name.startswith("pass@"):
+    if name in RIGHT_OR_WRONG or name.startswith("pass@"):
         return f"{100 * value:{sign}.1f} {'points' if sign else '%'}"
     return f"{value:{sign}.4g}"
 

@@ -56,7 +56,7 @@ def _texts(subject: Subject, evaluation: Evaluation, seed: int, items: Sequence[
         {
             "id": item["id"],
             "sample": k,
-            "text": _without_stop(done.text, evaluation.stop) if done.finish == "stop" else done.text,
+            "text": without_stop(done.text, evaluation.stop) if done.finish == "stop" else done.text,
             "tokens": done.tokens,
             "finish": done.finish,
         }
@@ -79,7 +79,8 @@ def _request(subject: Subject, evaluation: Evaluation, item: Row, seed: str) -> 
     )
 
 
-def _without_stop(text: str, stops: Sequence[str]) -> str:
+def without_stop(text: str, stops: Sequence[str]) -> str:
+    """The text up to the first of the strings that end it."""
     return text[: min((place for stop in stops if (place := text.find(stop)) >= 0), default=len(text))]
 
 

@@ -121,7 +121,10 @@ def _bits(first: Finished, second: Finished) -> dict[str, Any]:
 
 def _wins(first: Finished, second: Finished) -> dict[str, Any]:
     """Of the second, sample by sample."""
-    rewards = [{(row["id"], row["sample"]): row["reward"] for row in one.rows("scores")} for one in (first, second)]
+    rewards = [
+        {(row["id"], row["sample"]): row["reward"] for row in one.rows("scores") if "reward" in row}
+        for one in (first, second)
+    ]
     lengths = [
         {(row["id"], row["sample"]): row.get("tokens", 0) for row in one.rows("samples")} for one in (first, second)
     ]

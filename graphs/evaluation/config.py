@@ -13,6 +13,7 @@ the name of a key, dotted where it lies deeper, ``answers.0``.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,6 +23,7 @@ from alignment.config import Settings
 from graphs.recipe import usage_error
 from graphs.source import Source
 
+RIGHT = ("exact_match", "number", "contains", "solved")  # what a written text is, or is not
 Kind = Literal["generate", "choice", "text", "pairs"]
 METRICS = {
     "generate": ("exact_match", "number", "contains", "solved", "rouge", "bleu", "chrf", "reward"),
@@ -91,6 +93,12 @@ class Evaluation(Settings):
             raise ValueError(f'a "{self.kind}" evaluation has no metric {", ".join(unknown)}; it has {known}')
         if self.pass_at and max(self.pass_at) > self.samples:
             raise ValueError(f"pass@{max(self.pass_at)} needs as many samples, and samples is {self.samples}")
+        if self.pass_at and (min(self.pass_at) < 1 or not {*self.measured} & {*RIGHT}):
+            raise ValueError(f"pass_at needs numbers from 1 on, and one of the metrics {', '.join(RIGHT)}")
+        try:
+            re.compile(self.extract or "")
+        except re.error as error:
+            raise ValueError(f"extract is no regular expression: {error}") from None
         if isinstance(self.data, dict) and self.split not in self.data:
             raise ValueError(f'there is no split "{self.split}"; data has {", ".join(self.data)}')
         return self
@@ -103,7 +111,7 @@ class Evaluation(Settings):
 
 
 def load_evaluation(path: Path, overrides: Any = ()) -> Evaluation:
-    """Reads ``path`` and applies ``a.b=value`` overrides; Raises UsageError."""
+    """Reads ``path`` and applies ``a.b=value`` overrides. Raises UsageError."""
     source = Source(path, "evaluation")
     for assignment in overrides:
         source.override(assignment)

@@ -20,7 +20,7 @@ from lm_eval.api.model import LM
 
 from alignment.decoding import Request
 from alignment.perplexity import windows
-from graphs.evaluation.answers import encoded_pair, first_id, window_of
+from graphs.evaluation.answers import encoded_pair, first_id, window_of, without_stop
 from graphs.evaluation.subject import Subject, opened
 
 MAX_TOKENS = 256  # the harness's own limit where a task names none
@@ -75,7 +75,7 @@ class HarnessModel(LM):
     def generate_until(self, requests: Sequence[Any]) -> list[str]:
         asked = [self._request(*request.args) for request in requests]
         return [
-            min((done.text.split(stop)[0] for stop in request.stop), key=len, default=done.text)
+            without_stop(done.text, request.stop)
             for request, done in zip(asked, self.engine.generate(asked), strict=True)
         ]
 
