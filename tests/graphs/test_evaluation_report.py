@@ -106,3 +106,11 @@ def test_a_council_is_drawn(tmp_path: Path) -> None:
     }
     page = evaluations.evaluations_page([finished(tmp_path, "council", [True], council=council)])
     assert 'class="tree"' in page and page.count("<script") == 1
+
+
+def test_a_failed_sample_is_left_out_of_the_win_rate(two: list[compare.Finished]) -> None:
+    path = two[0].path / "scores.jsonl"
+    first, *rest = path.read_text().splitlines(keepends=True)
+    path.write_text("".join([json.dumps({"id": json.loads(first)["id"], "sample": 0}) + "\n", *rest]))
+    found = compare.compared(*two)
+    assert found["win_rate"]["n"] == found["metrics"]["reward"]["difference"]["n"] == 3
