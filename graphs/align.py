@@ -39,8 +39,7 @@ from alignment.scoring import Scorer
 from alignment.sft import train_sft
 from explain.score import EngineScorer
 from graphs import audit as audits
-from graphs import evaluate as evaluate_graph
-from graphs import rewards
+from graphs import before_after, rewards
 from graphs.environment import environment
 from graphs.gate import TRAINED
 from graphs.modules import plain_text
@@ -213,10 +212,10 @@ def evaluate(state: State, runtime: Runtime[Context]) -> State:
         config = c.recipe.evaluate
         began = time.monotonic()
         c.run.set_stage("evaluate", state="running")
-        context = evaluate_graph.Context(
+        context = before_after.Context(
             c.engine, c.data.prompts["validation"][: config.n], c.task.check, config, c.run, c.report, c.score
         )
-        results = evaluate_graph.graph.invoke({}, context=context)["results"]
+        results = before_after.graph.invoke({}, context=context)["results"]
         audits.compare_policy(c.run)
         done = {"step": results["n"], "total": results["n"], "seconds": round(time.monotonic() - began, 1)}
         c.run.set_stage("evaluate", state="done", results=results, **done)

@@ -23,13 +23,14 @@ def instruction(row: Any) -> Row:
     """``{"prompt": messages, "completion": text}``."""
     _object(row)
     if "messages" in row:
-        messages = _messages(row["messages"])
+        messages = _asking(row["messages"], "messages")
         if messages[-1]["role"] != "assistant" or len(messages) < 2:
             raise ValueError('"messages" must end with a message of the assistant that answers one of the user')
         return {"prompt": messages[:-1], "completion": messages[-1]["content"]}
     context = _context(row, 'or "messages"')
     answer = "output" if "instruction" in row or _is_human_assistant(row) else "completion"
-    return {"prompt": context, "completion": _text(row, answer)}
+    before, completion = _ending(row, answer)
+    return {"prompt": _joined(context, before), "completion": completion}
 
 
 def preference(row: Any) -> Row:
@@ -51,23 +52,42 @@ def _scored(row: Row) -> Row:
 
 
 def _pair(row: Row) -> Row:
-    chosen, rejected = _text(row, "chosen"), _text(row, "rejected")
+    is_asked = "prompt" in row or "instruction" in row
+    (before, chosen), (other, rejected) = (_ending(row, key, not is_asked) for key in ("chosen", "rejected"))
+    if before != other:
+        raise ValueError('"chosen" and "rejected" differ before their last answer; expected one dialogue, two endings')
     if chosen == rejected:
         raise ValueError('"chosen" and "rejected" are equal; expected two different answers')
-    if "prompt" in row or "instruction" in row:
-        return {"prompt": _context(row), "chosen": chosen, "rejected": rejected}
-    if not chosen.startswith("Human:"):
-        raise ValueError('"prompt" is missing; expected "prompt", "instruction", or dialogues of "\\n\\nHuman:"')
-    first, second = _dialogue(chosen, "chosen"), _dialogue(rejected, "rejected")
-    if first[:-1] != second[:-1]:
-        raise ValueError('"chosen" and "rejected" differ before their last answer; expected one dialogue, two endings')
-    return {"prompt": first[:-1], "chosen": first[-1]["content"], "rejected": second[-1]["content"]}
+    if not is_asked and all(message["role"] != "user" for message in before):
+        raise ValueError(
+            '"prompt" is missing; expected "prompt", "instruction", or dialogues: lists of messages, or "\\n\\nHuman:"'
+        )
+    context = _context(row) if is_asked else []
+    return {"prompt": _joined(context, before), "chosen": chosen, "rejected": rejected}
+
+
+def _ending(row: Row, key: str, is_dialogue: bool = False) -> tuple[Messages, str]:
+    """What stands before the answer under ``key``, where that is a list of messages or a dialogue, and the answer."""
+    if isinstance(row.get(key), list):
+        messages = _messages(row[key], key)
+        if messages[-1]["role"] != "assistant":
+            raise ValueError(f'"{key}" ends with the {messages[-1]["role"]}; expected an answer of the assistant')
+    elif is_dialogue and _text(row, key).startswith("Human:"):
+        messages = _dialogue(_text(row, key), key)
+    else:
+        return [], _text(row, key)
+    return messages[:-1], messages[-1]["content"]
+
+
+def _joined(context: Messages, before: Messages) -> Messages:
+    """The prompt and what an answer's own messages put before it: they go on from the prompt, or repeat it first."""
+    return before if before[: len(context)] == context else context + before
 
 
 def question(row: Any) -> Row:
     """``{"id", "question", "prompt"}``."""
     _object(row)
-    context = _messages(row["messages"]) if "messages" in row else _context(row, 'or "messages"')
+    context = _asking(row["messages"], "messages") if "messages" in row else _context(row, 'or "messages"')
     if context[-1]["role"] == "assistant":
         context = context[:-1]
     if context[-1]["role"] != "user":
@@ -119,6 +139,8 @@ def _context(row: Row, more: str = "") -> Messages:
         return [{"role": "user", "content": text}]
     if "prompt" not in row:
         raise ValueError(f'"prompt" is missing; expected "prompt", "instruction" {more}'.rstrip())
+    if isinstance(row["prompt"], list):
+        return _asking(row["prompt"], "prompt")
     return [{"role": "user", "content": _text(row, "prompt")}]
 
 
@@ -148,16 +170,21 @@ def _alternating(turns: list[tuple[str, str]], key: str) -> Messages:
     return [{"role": "user" if who == "Human" else "assistant", "content": said} for who, said in turns]
 
 
-def _messages(value: Any) -> Messages:
+def _messages(value: Any, key: str) -> Messages:
     if not isinstance(value, list) or not value:
-        raise ValueError(f'"messages" is {kind_of(value)}; expected a list of {{"role", "content"}}')
+        raise ValueError(f'"{key}" is {kind_of(value)}; expected a list of {{"role", "content"}}')
     messages: Messages = []
     for message in value:
         if not isinstance(message, dict) or message.get("role") not in ROLES:
-            raise ValueError(f'"messages" holds a message whose "role" is none of {", ".join(ROLES)}')
+            raise ValueError(f'"{key}" holds a message whose "role" is none of {", ".join(ROLES)}')
         messages.append({"role": message["role"], "content": _text(message, "content")})
+    return messages
+
+
+def _asking(value: Any, key: str) -> Messages:
+    messages = _messages(value, key)
     if all(message["role"] != "user" for message in messages):
-        raise ValueError('"messages" has none of the user; expected a question')
+        raise ValueError(f'"{key}" has none of the user; expected a question')
     return messages
 
 

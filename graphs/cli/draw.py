@@ -10,6 +10,7 @@ from typing import IO, Any
 Edge = tuple[str, str, bool]  # from, to, whether it depends on the state
 
 LEGEND = "│ ─ always   ┆ ┄ depends on the state"
+MODULES = {"evaluate": "evaluation.graph"}  # those that are not called as the graph is
 UP, DOWN, LEFT, RIGHT = 1, 2, 4, 8
 LINES = {
     UP | DOWN: "│", LEFT | RIGHT: "─", DOWN | LEFT: "┐", UP | LEFT: "┘", UP | RIGHT: "└", DOWN | RIGHT: "┌",
@@ -22,7 +23,7 @@ DOTTED = {UP | DOWN: "┆", LEFT | RIGHT: "┄"}
 def described(name: str) -> dict[str, Any]:
     """``{"nodes", "edges", "mermaid"}`` of the graph in the module ``graphs.<name>``, without the nodes that LangGraph
     adds for errors: nothing leads to them that is drawn."""
-    drawn = importlib.import_module(f"graphs.{name}").graph.get_graph()
+    drawn = importlib.import_module(f"graphs.{MODULES.get(name, name)}").graph.get_graph()
     for node in [node for node in drawn.nodes.values() if node.id.startswith("__error_handler__")]:
         drawn.remove_node(node)
     return {

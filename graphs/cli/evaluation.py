@@ -21,16 +21,17 @@ from graphs.evaluation.measures import RIGHT_OR_WRONG
 if TYPE_CHECKING:
     from graphs.evaluation.run import Asked
 
+
 def run(names: Sequence[str], models: Sequence[str], asked: Asked) -> dict[str, Any]:
     """``{"evaluations": [...]}`` as they came to be."""
     from graphs.cli.progress import Reporter
     from graphs.evaluation.items import chosen_items
-    from graphs.evaluation.run import prepare, run_evaluations
+    from graphs.evaluation.run import prepare, run_prepared
 
     if not models:
         raise UsageError("eval run needs a model: --model RUN, or run:sft, a hub id, a folder, an address")
-    for name in names:
-        one = prepare(name, asked)
+    prepared = [prepare(name, asked) for name in names]
+    for one in prepared:
         count = len(chosen_items(one.items, asked.limit, asked.ids))
         said = f"{one.evaluation.name}: {count} of {len(one.items)} items"
         if one.evaluation.kind != "text":
@@ -41,7 +42,7 @@ def run(names: Sequence[str], models: Sequence[str], asked: Asked) -> dict[str, 
         print(said, file=sys.stderr)
     folders = []
     with Reporter() as report:
-        for folder in run_evaluations(names, models, asked, report):
+        for folder in run_prepared(prepared, models, asked, report):
             folders.append(folder.path)
     return {"evaluations": [_shown(comparisons.read(path)) for path in folders]}
 

@@ -225,16 +225,18 @@ def _evaluate(request: Request, out: IO[str]) -> None:
         show_plan(request, out, recipe, plan)
         return
 
-    from graphs.cli.progress import Reporter
-    from graphs.evaluate import run_evaluate
+    from graphs.cli import evaluation
+    from graphs.evaluation.run import Asked
 
-    with Reporter() as report:
-        result = run_evaluate(run, list(request.overrides), report)
+    held = recipe.evaluate
+    asked = Asked(request.runs_root, of_recipe=request.overrides, limit=held.n, seed=held.seed)
+    result = evaluation.run([str(run)], [f"{run}:{role}" for role in ("sft", "policy")], asked)
+    result |= evaluation.compare([one["path"] for one in result["evaluations"]], request.runs_root)
     if request.as_json:
         write_json(result, out)
         return
-    for sentence in result.get("words", []):
-        console(out).print(printable(sentence))
+    evaluation.print_results(result["evaluations"], console(out))
+    evaluation.print_comparisons(result["comparisons"], console(out))
 
 
 def _explain(request: Request, out: IO[str]) -> None:

@@ -1,4 +1,4 @@
-"""The graph of an evaluation: generate -> score -> aggregate -> decide, of one subject on one set of questions.
+"""The ``evaluate`` graph: generate -> score -> aggregate -> decide, of one subject on one set of questions.
 
 What was made of an item is on disk before the next ones are asked, under a folder whose name holds a hash of the
 subject's weights and settings and of the evaluation: the same command again makes what is missing, and another model
@@ -187,4 +187,4 @@ def build() -> StateGraph:
     return builder
 
 
-graph = build().compile(name="evaluation")
+graph = build().compile(name="evaluate")

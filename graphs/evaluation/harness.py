@@ -100,4 +100,3 @@ class HarnessModel(LM):
         chat = self.engine.backbone.chat
         ids = chat.text_ids(text)
         return text if len(ids) <= room else chat.text(ids[-room:])
-

@@ -45,7 +45,8 @@ def scored(evaluation: Evaluation, item: Row, sample: Row, check: Check | None =
             assert check is not None
             found["solved"] = bool(check(item["question"], sample["text"]))
         elif metric == "rouge":
-            scores = rouge.rouge(text, item["targets"])
+            # rougeLsum is a union over lines, and without sentences on lines of their own it is rougeL
+            scores = rouge.rouge(sentences(text), [sentences(target) for target in item["targets"]])
             found |= {name: score.f for name, score in scores.items()}
         elif metric in OF_TEXT:
             found[metric] = OF_TEXT[metric](text, item["targets"])
@@ -63,6 +64,11 @@ def extracted(evaluation: Evaluation, text: str) -> str:
         return ""
     last = matches[-1]
     return (last[1] if last.re.groups else last[0]) or ""
+
+
+def sentences(text: str) -> str:
+    """The text with every sentence on a line of its own."""
+    return re.sub(r"(?<=[.!?])[\"')\]”’]*\s+", lambda gap: gap[0].rstrip() + "\n", text.strip())
 
 
 def same_number(text: str, targets: Sequence[str]) -> bool:

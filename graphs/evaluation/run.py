@@ -53,7 +53,7 @@ class Asked:
     """What the command line asked for beside names."""
 
     runs_root: Path
-    overrides: Sequence[str] = ()
+    overrides: Sequence[str] = ()  # of evaluations
     limit: float | None = None
     ids: Sequence[str] = ()
     seed: int = 0
@@ -61,6 +61,7 @@ class Asked:
     limits: Limits = Limits()
     require: Sequence[Requirement] = ()
     workers: int = 0  # of Ray; 0: this process
+    of_recipe: Sequence[str] = ()  # overrides of a recipe or a run
 
 
 def prepare(name: str, asked: Asked) -> Prepared:
@@ -82,7 +83,7 @@ def prepare(name: str, asked: Asked) -> Prepared:
 
 def _of_recipe(path: Path, run: RunDir | None, asked: Asked) -> Prepared:
     """The held-out prompts of a recipe's task, answered as its evaluation says."""
-    recipe = load_recipe(path)
+    recipe = load_recipe(path, asked.of_recipe)
     if run is None:
         run = RunDir.find(recipe.name, asked.runs_root)
     base = Path(run.environment().get("base", run.path)) if run else path.parent
@@ -114,10 +115,14 @@ def _of_recipe(path: Path, run: RunDir | None, asked: Asked) -> Prepared:
 
 
 def run_evaluations(names: Sequence[str], models: Sequence[str], asked: Asked, report: Report) -> Iterator[RunDir]:
+    """``run_prepared`` of the evaluations that are called so."""
+    return run_prepared([prepare(name, asked) for name in names], models, asked, report)
+
+
+def run_prepared(prepared: Sequence[Prepared], models: Sequence[str], asked: Asked, report: Report) -> Iterator[RunDir]:
     """Each evaluation by each model, one model after the other; the folder of each as it is finished. What has been
     done before is not done again."""
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1))
-    prepared = [prepare(name, asked) for name in names]
     chosen = [{item["id"] for item in chosen_items(one.items, asked.limit, asked.ids)} for one in prepared]
     # names of one model stand together, so that it is loaded once
     order = sorted(models, key=lambda name: [parted(other)[0] for other in models].index(parted(name)[0]))
@@ -140,9 +145,7 @@ def _answering(subject: Subject, asked: Asked) -> Iterator[Answer]:
         yield partial(answered, subject)
 
 
-def _evaluate(
-    one: Prepared, ids: set[str], subject: Subject, answer: Answer, asked: Asked, report: Report
-) -> RunDir:
+def _evaluate(one: Prepared, ids: set[str], subject: Subject, answer: Answer, asked: Asked, report: Report) -> RunDir:
     # pairs are answered by the reward model, whichever role was named
     decided = about(subject.here, "reward") if one.evaluation.kind == "pairs" else subject.about
     slug = f"{subject.words}-{_digest(one, decided, asked.seed)}"

@@ -69,6 +69,8 @@ def opened(names: list[str], runs_root: Path) -> Iterator[Callable[[str], Subjec
         if not held:
             engine = Endpoint.open(model) if is_address(model) else Engine.open(model, runs_root=runs_root)
             held.append((model, engine))
+            if isinstance(engine, Engine):
+                _refuse_absent(model, [parted(other)[1] for other in names if parted(other)[0] == model], engine)
         return _subject(name, model, role, held[0][1], runs_root)
 
     try:
@@ -84,9 +86,14 @@ def _subject(name: str, model: str, role: str | None, engine: Engine | Endpoint,
     if role == COUNCIL:
         return _council(name, model, engine, runs_root)
     role = role or next(one for one in WRITERS if one in engine.roles)
-    if role not in engine.roles:
-        raise SetupError(f"{model} has no role {role!r}; it has {', '.join(engine.roles)}")
     return Subject(name, engine, role, about(engine, role))
+
+
+def _refuse_absent(model: str, roles: list[str | None], engine: Engine) -> None:
+    """Raises SetupError for a role that the model has not, before another one is evaluated for an hour."""
+    for role in roles:
+        if role not in (None, COUNCIL, *engine.roles):
+            raise SetupError(f"{model} has no role {role!r}; it has {', '.join(engine.roles)}")
 
 
 def about(engine: Engine, *roles: str) -> dict[str, Any]:

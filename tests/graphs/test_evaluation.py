@@ -97,7 +97,7 @@ def test_choices_are_a_list_templates_or_labelled(tmp_path: Path) -> None:
         ({"shots": {"n": 16}}, ROWS, "shots.n is 16, and there are 16 rows"),
         ({"data": "gone.jsonl"}, ROWS, "there is no file .*gone.jsonl"),
         ({"target": None}, ROWS, 'needs the "target" of its texts'),
-        ({"metrics": ["rogue"]}, ROWS, 'has no metric rogue; it has exact_match'),
+        ({"metrics": ["rogue"]}, ROWS, "has no metric rogue; it has exact_match"),
         ({"pass_at": [2]}, ROWS, "pass@2 needs as many samples, and samples is 1"),
         ({"data": {"test": "rows.jsonl"}, "split": "tset"}, ROWS, 'there is no split "tset"; data has test'),
         ({"pass_at": [1], "metrics": ["rouge"]}, ROWS, "pass_at needs numbers from 1 on, and one of the metrics"),
@@ -274,9 +274,7 @@ def test_pass_at_k_counts_the_samples_of_an_item() -> None:
     items = [{"id": str(i), "targets": ["y"]} for i in range(3)]
     texts = {"0": "yy", "1": "yn", "2": "nn"}
     samples = [{"id": i, "sample": k, "text": c, "tokens": 1} for i, text in texts.items() for k, c in enumerate(text)]
-    scores = [
-        {"id": s["id"], "sample": s["sample"]} | measures.scored(wanted, items[int(s["id"])], s) for s in samples
-    ]
+    scores = [{"id": s["id"], "sample": s["sample"]} | measures.scored(wanted, items[int(s["id"])], s) for s in samples]
     metrics = measures.aggregated(wanted, items, samples, scores)["metrics"]
     assert metrics["contains"]["value"] == metrics["pass@1"]["value"] == pytest.approx(0.5)
     assert metrics["pass@2"]["value"] == pytest.approx(2 / 3)

@@ -57,6 +57,7 @@ def refusal(folder: Path, **changes) -> str:
     ("row", "messages"),
     [
         ({"prompt": " How? ", "completion": " So.\n"}, USER),
+        ({"prompt": USER, "completion": [{"role": "assistant", "content": "So."}]}, USER),
         ({"messages": [*USER, {"role": "assistant", "content": "So."}]}, USER),
         ({"instruction": "How?", "output": "So."}, USER),
         ({"instruction": "How?", "input": "", "output": "So."}, USER),
@@ -77,6 +78,10 @@ def test_shapes_of_instructions(tmp_path, row, messages):
     assert found["question"] == messages[-1]["content"]
 
 
+LONGER = [*USER, {"role": "assistant", "content": "Well."}, {"role": "user", "content": "Now?"}]
+SAYS_SO, SAYS_NO = ({"role": "assistant", "content": text} for text in ("So.", "No."))
+
+
 @pytest.mark.parametrize(
     ("row", "messages"),
     [
@@ -87,8 +92,13 @@ def test_shapes_of_instructions(tmp_path, row, messages):
                 "chosen": "\n\nHuman: How?\n\nAssistant: Well.\n\nHuman: Now?\n\nAssistant: So.",
                 "rejected": "\n\nHuman: How?\n\nAssistant: Well.\n\nHuman: Now?\n\nAssistant: No.",
             },
-            [*USER, {"role": "assistant", "content": "Well."}, {"role": "user", "content": "Now?"}],
+            LONGER,
         ),
+        ({"prompt": LONGER, "chosen": "So.", "rejected": "No."}, LONGER),
+        ({"prompt": LONGER, "chosen": [SAYS_SO], "rejected": [SAYS_NO]}, LONGER),  # TRL's conversational form
+        ({"chosen": [*LONGER, SAYS_SO], "rejected": [*LONGER, SAYS_NO]}, LONGER),
+        ({"prompt": "How?", "chosen": [*USER, SAYS_SO], "rejected": [*USER, SAYS_NO]}, USER),  # repeats its prompt
+        ({"prompt": USER, "chosen": [*LONGER[1:], SAYS_SO], "rejected": [*LONGER[1:], SAYS_NO]}, LONGER),
     ],
 )
 def test_shapes_of_pairs(tmp_path, row, messages):
@@ -203,7 +213,13 @@ BAD = [
     ("instructions", '{"input": "### Human: a", "output": "b"}', 'does not end in "### Assistant:"'),
     ("pairs", '{"prompt": "a", "chosen": "b"}', '"rejected" is missing'),
     ("pairs", '{"prompt": "a", "chosen": "b", "rejected": "b "}', '"chosen" and "rejected" are equal'),
-    ("pairs", '{"prompt": "a", "chosen": ["b"], "rejected": "c"}', '"chosen" is a list; expected text'),
+    ("pairs", '{"prompt": "a", "chosen": 3, "rejected": "c"}', '"chosen" is a number; expected text'),
+    ("pairs", '{"prompt": "a", "chosen": ["b"], "rejected": "c"}', '"chosen" holds a message whose "role" is none of'),
+    ("pairs", '{"prompt": "a", "chosen": [], "rejected": "c"}', '"chosen" is an empty list'),
+    ("pairs", json.dumps({"prompt": "a", "chosen": USER, "rejected": "c"}), '"chosen" ends with the user'),
+    ("pairs", json.dumps({"prompt": [SAYS_SO], "chosen": "a", "rejected": "c"}), '"prompt" has none of the user'),
+    ("pairs", json.dumps({"chosen": [SAYS_SO], "rejected": [SAYS_NO]}), '"prompt" is missing'),
+    ("pairs", json.dumps({"chosen": [*USER, SAYS_SO], "rejected": [SAYS_NO]}), "differ before"),
     ("pairs", '{"chosen": "b", "rejected": "c"}', '"prompt" is missing'),
     ("pairs", json.dumps({"chosen": DIALOGUE + "a", "rejected": DIALOGUE}), "an empty turn of the assistant"),
     ("pairs", json.dumps({"chosen": DIALOGUE + "a", "rejected": "\n\nHuman: So?\n\nAssistant: b"}), "differ before"),

@@ -14,11 +14,11 @@ import yaml
 
 from alignment.config import RewardConfig
 from alignment.errors import UsageError
-from alignment.run_dir import RunDir
+from alignment.run_dir import RunDir, read_rows
 from alignment.scoring import function_scorer
 from graphs.align import run_align
 from graphs.cli.explain import How, explain_pair, explain_text
-from graphs.evaluate import run_evaluate
+from graphs.evaluation.run import Asked, run_evaluations
 from graphs.modules import load_function
 from graphs.recipe import Recipe, load_recipe
 from graphs.rewards import function_results
@@ -83,7 +83,9 @@ def test_the_whole_road_with_a_function(tiny_model: Path, tmp_path: Path, monkey
     assert "my_rewards.py:length" in (run.path / "report.html").read_text()
 
     monkeypatch.chdir("/")  # the run knows the function by its whole path
-    assert run_evaluate(run.path, [], lambda event: None)["reward"] == run.results("evaluate")["reward"]
+    [done] = run_evaluations([str(run.path)], [f"{run.path}:policy"], Asked(tmp_path / "runs"), lambda event: None)
+    scores = {row["id"]: row["reward"] for row in read_rows(done.path / "scores.jsonl")}
+    assert scores and all(scores[row["id"]] == -len(row["text"]) / 10 for row in done.samples())
     sat = run_council(run.path, "4 7 8 8", [], lambda event: None, None)
     assert all(t["score"] == -len(t["text"]) / 10 for t in sat["thoughts"] if t["status"] in ("active", "final"))
 

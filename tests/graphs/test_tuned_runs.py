@@ -58,10 +58,13 @@ def test_it_writes_and_sits_in_a_council(runs: Path, method: str, capsys: pytest
     assert [expert["status"] for expert in result["experts"]].count("crashed") == 0
 
 
-def test_what_needs_later_stages_is_refused(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_needs_later_stages_is_refused(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
     run = str(runs / "prefix")
-    assert "has no policy and no reward" in refused(capsys, "run", "evaluate", "--run", run)
-    assert not (runs / "prefix" / "evaluations").exists()
+    assert "has no role 'policy'; it has base, sft" in refused(capsys, "run", "evaluate", "--run", run)
+    assert not list(Path("runs").glob("evaluations/prefix/*/samples.jsonl"))
     explain = ("explain", "text", "--run", run, "--question", "4 7 8 8", "--response", "x")
     assert "has no reward role" in refused(capsys, *explain)
 

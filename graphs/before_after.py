@@ -1,4 +1,4 @@
-"""The ``evaluate`` graph: generate -> score -> aggregate, on held-out prompts, before and after PPO.
+"""The evaluation in ``align``: generate -> score -> aggregate, on held-out prompts, before and after PPO.
 
 Both arms, the SFT model and the policy, answer the same prompts with the same random streams, so that their
 difference is paired. What was generated is kept in ``samples.jsonl`` and is not generated again.
@@ -6,24 +6,20 @@ difference is paired. What was generated is kept in ``samples.jsonl`` and is not
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypedDict
 
 from langgraph.graph import END, START, StateGraph
 from langgraph.runtime import Runtime
 
 from alignment.engine import Engine, Request
-from alignment.errors import SetupError
-from alignment.run_dir import Report, RunDir, write_atomic
+from alignment.run_dir import Report, RunDir
 from alignment.scoring import Scorer
 from alignment.statistics import Interval, bootstrap, paired_wilson, wilson
 from graphs.evaluation.ability import ability
-from graphs.recipe import EvaluateConfig, load_recipe, load_task
-from graphs.rewards import scorer
+from graphs.recipe import EvaluateConfig
 
 ARMS = ("sft", "policy")
 CHUNK = 16  # prompts per batch; fixed, because the shape of a batch decides how bfloat16 sums are rounded
@@ -142,38 +138,7 @@ def build() -> StateGraph:
     return builder
 
 
-graph = build().compile(name="evaluate")
-
-
-def run_evaluate(run: Path, overrides: Sequence[str], report: Report) -> dict[str, Any]:
-    """``junto run evaluate --run``: the held-out figures of a finished run, again or with other settings."""
-    run_dir = RunDir(Path(run))
-    recipe = load_recipe(run_dir.path / "config.yaml", overrides)
-    task = load_task(recipe.task, run_dir.path)
-    data = task.load(task.Options(**recipe.data), recipe.seed, Path(run_dir.environment().get("base", run)))
-    with Engine.open(run_dir.path) as engine:
-        needed = ARMS if recipe.reward.function else (*ARMS, "reward")
-        absent = [role for role in needed if role not in engine.roles]
-        if absent:
-            raise SetupError(
-                f"the run {run_dir.path} has no {' and no '.join(absent)} (it has {', '.join(engine.roles)}), so there "
-                "is nothing to compare; run its recipe without stop_after"
-            )
-        # other settings make other samples: they are written beside the run's own, not over them
-        folder = RunDir(run_dir.path / "evaluations" / time.strftime("%Y%m%d-%H%M%S"))
-        folder.path.mkdir(parents=True)
-        context = Context(
-            engine,
-            data.prompts["validation"][: recipe.evaluate.n],
-            task.check,
-            recipe.evaluate,
-            folder,
-            report,
-            scorer(recipe.reward, engine),
-        )
-        results = graph.invoke({}, context=context)["results"]
-    write_atomic(folder.path / "results.json", json.dumps(results, indent=1) + "\n")
-    return results
+graph = build().compile(name="before_after")
 
 
 def _chunks(rows: list[Row]) -> list[list[Row]]:
