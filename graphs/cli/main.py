@@ -15,7 +15,7 @@ import typer
 from typer.exceptions import Abort, TyperException
 
 from alignment.errors import JuntoError, UsageError
-from graphs.cli import eval_verbs, explain_verbs, runs_verbs, tokenize_verbs
+from graphs.cli import data_verbs, eval_verbs, explain_verbs, runs_verbs, tokenize_verbs
 from graphs.cli.options import Json, RunsRoot
 
 app = typer.Typer(
@@ -24,6 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Models that reason as a group of experts, are aligned on one machine, and can say why they decided.",
 )
+app.add_typer(data_verbs.app, name="data")
 app.add_typer(eval_verbs.app, name="eval")
 app.add_typer(explain_verbs.app, name="explain")
 app.add_typer(runs_verbs.app, name="runs")
@@ -70,6 +71,33 @@ def doctor(
             checks.print_checks(found, console(out))
     if any(check.state == "problem" for check in found):
         raise typer.Exit(3)
+
+
+@app.command()
+def init(
+    folder: Annotated[Path, typer.Argument(help="A folder, new or yours.")] = Path("."),
+    name: Annotated[str | None, typer.Option("--name", help="Name of the run; without it that of the folder.")] = None,
+) -> None:
+    """Begin a project: a recipe, and sample rows to replace by yours."""
+    from graphs.cli.project import init as begin
+
+    written = begin(folder, name)
+    for path in written:
+        print(f"wrote {path}")
+    print(f"next: junto data check {written[1]}; junto run align {written[0]} --dry-run")
+
+
+@app.command()
+def schema(
+    what: Annotated[str, typer.Argument(help="recipe or evaluation.")] = "recipe",
+    task: Annotated[str, typer.Option("--task", help="Whose options a recipe's data has.")] = "graphs.tasks.jsonl",
+) -> None:
+    """JSON schema of a YAML file, by which editors complete and check it."""
+    from graphs.cli.output import results, write_json
+    from graphs.cli.schema import schema_of
+
+    with results(True) as out:
+        write_json(schema_of(what, task), out)
 
 
 @app.command()

@@ -43,3 +43,38 @@ def runs_show(
             write_json(shown, out)
         else:
             runs.print_run(shown, console(out))
+
+
+@app.command("compare")
+def runs_compare(
+    names: Annotated[list[str], typer.Argument(metavar="RUN RUN...", help="Runs, by name or path.")],
+    json: Json = False,
+    runs_root: RunsRoot = Path("runs"),
+) -> None:
+    """Figures of two or more runs side by side, and the settings in which they differ."""
+    from alignment.errors import UsageError
+    from alignment.run_dir import RunDir
+    from graphs.cli import runs_compare as comparison
+    from graphs.cli.output import console, results, write_json
+
+    with results(json) as out:
+        if len(names) < 2:
+            raise UsageError("runs compare needs two runs; junto runs ls lists them")
+        compared = comparison.compare_runs([RunDir.open(name, runs_root) for name in names])
+        if json:
+            write_json(compared, out)
+        else:
+            comparison.print_compared(compared, console(out))
+
+
+@app.command("rm")
+def runs_rm(
+    names: Annotated[list[str], typer.Argument(metavar="RUN...", help="Runs, by name.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    runs_root: RunsRoot = Path("runs"),
+) -> None:
+    """Remove runs for good, after a question."""
+    from graphs.cli.runs_remove import remove_runs
+
+    for name in remove_runs(names, runs_root, yes):
+        print(f"removed {name}")

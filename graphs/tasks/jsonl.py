@@ -7,6 +7,8 @@ Files are ``.jsonl``, ``.json`` (an array of rows), either with ``.gz``. Rows ma
 - pairs: ``{"prompt", "chosen", "rejected"}``; ``{"instruction", "input", "chosen", "rejected"}``; or whole
   dialogues ``{"chosen", "rejected"}`` of ``\\n\\nHuman: ... \\n\\nAssistant: ...`` that differ in the last answer;
   each may have a ``"margin"``
+- a prompt and an answer of these may be lists of messages, as in TRL's conversational form; an answer's own messages
+  go on from the prompt, or repeat it first
 - scores, in place of pairs (``reward.loss: regression``): ``{"prompt", "response", "score"}``;
   ``{"instruction", "input", "output", "score"}``; a plain ``{"text", "score"}``
 - prompts: ``{"prompt"}`` or any row of the first two whose prompt stands apart from its answers, which are not read.
