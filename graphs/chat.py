@@ -1,4 +1,4 @@
-"""The ``chat`` graph: one reply to a conversation that is kept."""
+"""The ``chat`` graph: one reply to a conversation that is kept, by a model or by a council."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from typing import Annotated, Any, TypedDict
 
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import (
+    AIMessage,
     AIMessageChunk,
     AnyMessage,
     BaseMessage,
@@ -39,12 +40,19 @@ class State(TypedDict):
     messages: Annotated[list[AnyMessage], add_messages]
 
 
+# question, thread, what is told of it, what ends it early -> the reply
+Sit = Callable[[str, str, Callable[[Event], None], threading.Event], AIMessage]
+
+
 @dataclass
 class Context:
+    """Who replies: ``model``, or, where it is there, ``council`` to the last question alone."""
+
     model: BaseChatModel
     window: int | None = None  # tokens of prompt and reply together; then the model has ``max_tokens``
     errors: Callable[[], AbstractContextManager[None]] = nullcontext  # what a reply is written in
     cancelled: threading.Event = field(default_factory=threading.Event)  # set: the reply ends where it is
+    council: Sit | None = None
 
 
 @dataclass(frozen=True)
@@ -61,6 +69,9 @@ def respond(state: State, runtime: Runtime[Context]) -> State:
     """Writes the reply; what was written before a cancel is kept."""
     c = runtime.context
     messages: list[BaseMessage] = list(state["messages"])
+    if c.council is not None:
+        asked = messages[-1]
+        return {"messages": [c.council(asked.text, sitting_of(asked), runtime.stream_writer, c.cancelled)]}
     if c.window is not None:
         messages, left_out = fit(messages, c.model.get_num_tokens_from_messages, c.window - c.model.max_tokens)
         if left_out:
@@ -83,6 +94,11 @@ def respond(state: State, runtime: Runtime[Context]) -> State:
     if reply.chunk_position != "last":
         reply = reply.model_copy(update={"response_metadata": {"finish_reason": "cancelled"}})
     return {"messages": [message_chunk_to_message(reply)]}
+
+
+def sitting_of(question: BaseMessage) -> str:
+    """The thread of the council that replies to a question: the same one after a kill, another one after a retry."""
+    return f"chat-council/{question.id}"
 
 
 def fit(
@@ -158,19 +174,14 @@ class Chats:
         return bool(self._graph.get_state(_config(session)).next)
 
     def reply(self, session: str, question: str | None) -> Generator[Event, None, None]:
-        """Pieces of the reply, ``{"kind": "token", "text": ...}``, and notes. Without a question the reply to the one
-        that is unanswered. Setting ``context.cancelled`` ends it early.
+        """Pieces of the reply, ``{"kind": "token", "text": ...}``, a council's events, and notes. Without a question
+        the reply to the one that is unanswered. Setting ``context.cancelled`` ends it early.
         """
         self.context.cancelled.clear()
         asked = None
         if question is not None:
             asked = {"messages": [HumanMessage(question)]}
-            with self._saver.cursor() as cursor:
-                cursor.execute(
-                    "INSERT INTO chats VALUES (?, ?, ?, ?) ON CONFLICT (session) "
-                    "DO UPDATE SET model = excluded.model, updated = excluded.updated",
-                    (session, self.model, " ".join(question.split())[:60], time.time()),
-                )
+            self._list(session, question)
         events = self._graph.stream(
             asked, _config(session), context=self.context, durability="sync", stream_mode=["messages", "custom"]
         )
@@ -189,6 +200,20 @@ class Chats:
         gone = [RemoveMessage(id=str(m.id)) for m in messages[at:]]
         self._graph.update_state(_config(session), {"messages": gone}, as_node="respond")
         return messages[at].text
+
+    def begin(self, session: str, messages: Sequence[AnyMessage]) -> None:
+        """A new session with the turns of another one, or of a file."""
+        self._graph.update_state(_config(session), {"messages": list(messages)}, as_node="respond")
+        asked = next((m.text for m in messages if isinstance(m, HumanMessage)), "")
+        self._list(session, asked)
+
+    def _list(self, session: str, title: str) -> None:
+        with self._saver.cursor() as cursor:
+            cursor.execute(
+                "INSERT INTO chats VALUES (?, ?, ?, ?) ON CONFLICT (session) "
+                "DO UPDATE SET model = excluded.model, updated = excluded.updated",
+                (session, self.model, " ".join(title.split())[:60], time.time()),
+            )
 
     def close(self) -> None:
         self._connection.close()

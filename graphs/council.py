@@ -188,7 +188,7 @@ def conclude(state: State, runtime: Runtime[Context]) -> State:
     c = runtime.context
     finals = [t for t in state["tree"].values() if t.status == "final"]
     if not finals:
-        return {"answer": None, "notes": [f"no line was finished: {why_it_ended(state, c.config)}"]}
+        return {"answer": None, "notes": [f"no line was finished: {why_it_ended(state, c)}"]}
     answers = ["\n".join(line(state["tree"], t.id)) for t in finals]
     ending = getattr(c.task, "conclusion", lambda answer: answer.splitlines()[-1])
     winner = vote([ending(answer) for answer in answers], [t.score or 0.0 for t in finals], c.config.vote)

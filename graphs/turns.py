@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -86,6 +87,7 @@ class Context:
     leave_below: float | None = None
     notes: Sequence[str] = ()
     tools: Mapping[str, Sequence[Tool]] = field(default_factory=dict)  # by expert
+    stopped: threading.Event = field(default_factory=threading.Event)  # set: it concludes after this round
 
     def expert(self, name: str) -> ExpertConfig:
         return next(e for e in self.config.experts if e.name == name)
@@ -100,7 +102,7 @@ def turns(state: State, runtime: Runtime[Context]) -> list[Send] | Literal["conc
     finals = sum(t.status == "final" for t in state["tree"].values())
     enough = config.answers is not None and finals >= config.answers
     spent = state["tokens"] >= config.max_total_tokens or state["round"] >= config.rounds
-    if late or enough or spent or left <= 0:
+    if late or enough or spent or left <= 0 or runtime.context.stopped.is_set():
         return "conclude"
     parts = _parts(state, config, left)
     planned = sum(part["count"] for own in parts.values() for part in own)
@@ -155,7 +157,8 @@ def plan(tree: Tree, config: CouncilConfig) -> search.Plan:
     return search.STRATEGIES[config.search](tree, settings)
 
 
-def why_it_ended(state: State, config: CouncilConfig) -> str:
+def why_it_ended(state: State, context: Context) -> str:
+    config = context.config
     if state["seats"] and all(seat.status == "crashed" for seat in state["seats"].values()):
         return "every expert crashed"
     if state["tokens"] >= config.max_total_tokens:
@@ -166,6 +169,8 @@ def why_it_ended(state: State, config: CouncilConfig) -> str:
         return f"the budget of {config.seconds:g} s was spent after {state['round']} rounds"
     if state["round"] >= config.rounds:
         return f"{state['round']} rounds are over"
+    if context.stopped.is_set():
+        return f"it was stopped after {state['round']} rounds"
     if all(seat.status in ("left", "crashed") for seat in state["seats"].values()):
         return f"every expert has left by round {state['round']}"
     return f"nobody had anything to go on with after {state['round']} rounds"

@@ -80,49 +80,14 @@ def _explain(run: RunDir, question: str, responses: list[str], how: How, compute
     # a system text of the data stood before every training prompt, so it stands here too
     prompt = task.prompt(task.validate_question(question), persona=(config.get("data") or {}).get("system") or "")
 
-    from alignment.embedded import cache_dir
     from alignment.engine import Engine
-    from explain.score import EngineScorer, RandomHeadScorer
-    from graphs.explain import ExplainContext, graph
-    from graphs.infill import PolicyInfill
-    from graphs.rewards import FunctionScorer
 
     function = str((config.get("reward") or {}).get("function") or "")
-    fills = how.perturbation == "infill"
     if function and how.randomise:
         raise UsageError("this run's reward is a function, which has no head to draw anew; leave --randomise out")
-    engine = None if function and not fills else Engine.open(run.path, compute_dtype=compute_dtype)
+    engine = None if function and how.perturbation != "infill" else Engine.open(run.path, compute_dtype=compute_dtype)
     try:
-        with Reporter() as report:
-
-            def progress(scored: int, total: int) -> None:
-                report({"stage": "explain", "step": scored, "total": total})
-
-            try:
-                scorer = FunctionScorer(function) if function or engine is None else EngineScorer(engine)
-                context = ExplainContext(
-                    scorer,
-                    cache_dir=cache_dir() / "rewards",
-                    progress=progress,
-                    infill=PolicyInfill(engine, prompt) if fills and engine is not None else None,
-                    drill_down=how.units == "auto" if how.drill_down is None else how.drill_down,
-                    randomised=RandomHeadScorer(engine) if how.randomise and engine is not None else None,
-                    seed=how.seed,
-                    budget=how.budget,
-                )
-                state: Any = {
-                    "prompt": prompt,
-                    "chosen": responses[0],
-                    "units": how.units,
-                    "method": how.method,
-                    "perturbation": how.perturbation,
-                    "on": how.on,
-                }
-                if len(responses) == 2:
-                    state["rejected"] = responses[1]
-                explanation = graph.invoke(state, context=context)["explanation"]
-            except ValueError as error:  # explain's way of saying that it was asked something wrong
-                raise UsageError(str(error)) from error
+        explanation = explanation_of(engine, function, prompt, responses, how)
     finally:
         if engine is not None:
             engine.close()
@@ -131,6 +96,47 @@ def _explain(run: RunDir, question: str, responses: list[str], how: How, compute
     if how.png is not None:
         _draw(explanation, how.png)
     return explanation
+
+
+def explanation_of(engine: Any, function: str, prompt: Any, responses: list[str], how: How) -> dict[str, Any]:
+    """The explanation of one response to the messages of ``prompt``, or of a pair, by the reward ``function`` or else
+    the reward model of an open ``engine``, as JSON. Raises UsageError."""
+    from alignment.embedded import cache_dir
+    from explain.score import EngineScorer, RandomHeadScorer
+    from graphs.explain import ExplainContext, graph
+    from graphs.infill import PolicyInfill
+    from graphs.rewards import FunctionScorer
+
+    with Reporter() as report:
+
+        def progress(scored: int, total: int) -> None:
+            report({"stage": "explain", "step": scored, "total": total})
+
+        try:
+            context = ExplainContext(
+                FunctionScorer(function) if function else EngineScorer(engine),
+                cache_dir=cache_dir() / "rewards",
+                progress=progress,
+                infill=PolicyInfill(engine, prompt) if how.perturbation == "infill" else None,
+                drill_down=how.units == "auto" if how.drill_down is None else how.drill_down,
+                randomised=RandomHeadScorer(engine) if how.randomise else None,
+                seed=how.seed,
+                budget=how.budget,
+            )
+            state: Any = {
+                "prompt": prompt,
+                "chosen": responses[0],
+                "units": how.units,
+                "method": how.method,
+                "perturbation": how.perturbation,
+                "on": how.on,
+            }
+            if len(responses) == 2:
+                state["rejected"] = responses[1]
+            explanation: dict[str, Any] = graph.invoke(state, context=context)["explanation"]
+            return explanation
+        except ValueError as error:  # explain's way of saying that it was asked something wrong
+            raise UsageError(str(error)) from error
 
 
 def _known(how: How, pair: bool) -> None:

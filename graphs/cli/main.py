@@ -167,14 +167,13 @@ def chat(
     session: Annotated[str | None, typer.Option("--session", help="Name of a session, new or kept.")] = None,
     go_on: Annotated[bool, typer.Option("--continue", help="Go on with the last session.")] = False,
     role: Annotated[str | None, typer.Option("--role", help="Role of the run that answers.")] = None,
+    graph: Annotated[str, typer.Option("--graph", help="chat, or council: the run's experts answer.")] = "chat",
     runs_root: RunsRoot = Path("runs"),
 ) -> None:
-    """Talk to a model in the terminal."""
-    from alignment.run_dir import RunDir
-    from graphs.cli.chat import run_chat
+    """Talk to a model, or to the council of a run, in the terminal."""
+    from graphs.cli.chat import Wanted, run_chat
 
-    run = RunDir.find(model, runs_root)
-    run_chat(str(run.path) if run else model, session, go_on, role)
+    run_chat(Wanted(model, role, graph, runs_root), session, go_on)
 
 
 @app.command()

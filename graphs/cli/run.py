@@ -257,9 +257,9 @@ def _chat(request: Request, out: IO[str]) -> None:
     if request.dry_run:
         show_plan(request, out, recipe, {"chat": "in the terminal", "run": str(run)})
         return
-    from graphs.cli.chat import run_chat
+    from graphs.cli.chat import Wanted, run_chat
 
-    run_chat(str(run), request.thread, False, None)
+    run_chat(Wanted(str(run), runs_root=request.runs_root), request.thread, False)
 
 
 def print_explanation(explanation: dict[str, Any], as_json: bool, out: IO[str]) -> None:

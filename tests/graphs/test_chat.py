@@ -30,7 +30,8 @@ from alignment.config import BackboneConfig
 from alignment.engine import Engine
 from alignment.errors import UsageError
 from graphs.chat import Chats, Context, fit, graph
-from graphs.cli.chat import Terminal, piped_question, start
+from graphs.cli.chat import Talk, Wanted, piped_question, start
+from graphs.cli.chat_terminal import Terminal
 from graphs.cli.main import main
 from graphs.cli.output import printable
 
@@ -175,7 +176,7 @@ def type_in(terminal: Terminal, keys: str) -> None:
 def terminal(chats: Chats, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Terminal:
     monkeypatch.setenv("JUNTO_CACHE", str(tmp_path))
     monkeypatch.setattr("prompt_toolkit.output.create_output", lambda **_: DummyOutput())
-    return Terminal(chats, "a")
+    return Terminal(Talk(chats, Wanted("tiny"), tmp_path / "chats.sqlite"), "a")
 
 
 def test_the_terminal(terminal: Terminal, chats: Chats, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -193,7 +194,7 @@ def test_the_terminal(terminal: Terminal, chats: Chats, tmp_path: Path, capsys: 
         {"role": "user", "content": question},
         {"role": "assistant", "content": reply},
     ]
-    assert f"{saved} is there already" in out
+    assert f"error: {saved} is there already" in err
     assert 'there is no command /nw; did you mean "/new"?' in out
     assert f"{chats.context.model.get_num_tokens_from_messages(chats.messages('a'))} tokens of the model's 512" in out
     assert "  a  " in out and "tiny  4 7 8 8" in out

@@ -1,0 +1,54 @@
+"""A council that replies in a conversation: the last question, one sitting, its answer as a message."""
+
+from __future__ import annotations
+
+import contextvars
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from langchain_core.messages import AIMessage
+
+from graphs.sitting import sit
+from graphs.turns import Context
+
+Event = dict[str, Any]
+
+
+def reply(
+    context: Context,
+    database: Path,
+    question: str,
+    thread: str,
+    tell: Callable[[Event], None],
+    stopped: threading.Event,
+) -> AIMessage:
+    """The verdict on ``question``. A sitting that was killed goes on, and one that is ``stopped`` concludes with what
+    it has. Raises UsageError for what is no question of the task."""
+    result = sitting(context, database, question, thread, tell, stopped)
+    text = result["answer"] or f"No answer: {result['notes'][-1]}"
+    kept = {
+        "finish_reason": "stop",
+        "council": {key: result[key] for key in ("solved", "experts", "rounds", "seconds")},
+    }
+    written = {"input_tokens": 0, "output_tokens": result["tokens"], "total_tokens": result["tokens"]}
+    return AIMessage(text, response_metadata=kept, usage_metadata=written)
+
+
+def sitting(
+    context: Context,
+    database: Path,
+    question: str,
+    thread: str,
+    tell: Callable[[Event], None] = lambda event: None,
+    stopped: threading.Event | None = None,
+) -> dict[str, Any]:
+    """The result of a thread; one that is finished is read and not run again."""
+    question = context.task.validate_question(question)
+    own = replace(context, thread=thread, stopped=stopped or threading.Event())
+    # LangGraph would take this graph for a part of the one that asks, and keep it with that: so it runs outside of its
+    # context, in which only what it tells is told
+    asking = contextvars.copy_context()
+    return contextvars.Context().run(sit, own, question, lambda event: asking.run(tell, event), database, thread)
