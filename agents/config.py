@@ -101,6 +101,9 @@ class CouncilConfig(Settings):
         "of a round get equal shares of what is left",
     )
     seconds: float | None = Field(None, ge=0, description="wall-clock limit; then the council concludes; null: none")
+    ask_before: list[Literal["tool", "conclude"]] = Field(
+        default_factory=list, description="what a person decides on first: each call of a tool, the verdict"
+    )
 
     @field_validator("experts")
     @classmethod

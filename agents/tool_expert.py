@@ -29,6 +29,7 @@ DONE = "final_answer"  # smolagents' name of the tool that ends an agent's run
 LONGEST_RESULT = 1000  # characters of a tool's result that are kept and read: it has to fit into the window
 
 Message = dict[str, str]
+Permit = Callable[[str, Any], str | None]  # tool and arguments -> None, or why it may not be called
 Call = dict[str, Any]  # {"tool": name, "arguments": {...}, "result": text, "failed": bool}, which is JSON
 
 
@@ -84,18 +85,24 @@ def tool_step(
 
 
 def call_tools(
-    model: EngineModel, tools: Sequence[Tool], messages: Sequence[Message], max_calls: int = 3, seconds: float = 10.0
+    model: EngineModel,
+    tools: Sequence[Tool],
+    messages: Sequence[Message],
+    max_calls: int = 3,
+    seconds: float = 10.0,
+    permit: Permit | None = None,
 ) -> Calls:
     """What the model asks ``tools`` for after ``messages``, until it says that it is done, at most ``max_calls`` times.
 
     A tool that raises, or gives nothing within ``seconds``, has a result that says so; the model reads it and may go
     on. A tool that hangs goes on in a thread of its own, which cannot be ended: what may compute for ever, or keep the
-    interpreter to itself, belongs into ``agents.sandbox``. Tools are called by several steps at once, so they must not
+    interpreter to itself, belongs into ``agents.sandbox``. ``permit`` is asked before each call; what it refuses has a
+    result that says so. Tools are called by several steps at once, so they must not
     keep what one of them said. Raises what the engine raises.
     """
     if max_calls < 1:  # smolagents takes 0 for no limit of one's own
         return Calls([], 0, 0, 0)
-    agent = _Caller(model, tools, messages, seconds)
+    agent = _Caller(model, tools, messages, seconds, permit)
     try:
         agent.run("", max_steps=max_calls)
     except AgentGenerationError as error:  # of the engine, not of a tool: smolagents' words hide which one
@@ -118,9 +125,17 @@ def with_results(messages: Sequence[Message], calls: Sequence[Call]) -> list[Mes
 class _Caller(ToolCallingAgent):
     """Lives for one step."""
 
-    def __init__(self, model: EngineModel, tools: Sequence[Tool], messages: Sequence[Message], seconds: float) -> None:
+    def __init__(
+        self,
+        model: EngineModel,
+        tools: Sequence[Tool],
+        messages: Sequence[Message],
+        seconds: float,
+        permit: Permit | None,
+    ) -> None:
         self.given = [ChatMessage.from_dict(dict(message)) for message in messages]
         self.seconds = seconds
+        self.permit = permit
         self.asked = model
         self.calls: list[Call] = []
         done = FinalAnswerTool()
@@ -143,7 +158,10 @@ class _Caller(ToolCallingAgent):
     def execute_tool_call(self, tool_name: str, arguments: dict[str, str] | str) -> Any:
         if tool_name == DONE:
             return ""
-        result, failed = _within(self.seconds, partial(super().execute_tool_call, tool_name, arguments))
+        if self.permit is not None and (refused := self.permit(tool_name, arguments)):
+            result, failed = f"error: {refused}", True
+        else:
+            result, failed = _within(self.seconds, partial(super().execute_tool_call, tool_name, arguments))
         self.calls.append({"tool": tool_name, "arguments": arguments, "result": result, "failed": failed})
         return result
 

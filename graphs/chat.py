@@ -40,8 +40,8 @@ class State(TypedDict):
     messages: Annotated[list[AnyMessage], add_messages]
 
 
-# question, thread, what is told of it, what ends it early -> the reply
-Sit = Callable[[str, str, Callable[[Event], None], threading.Event], AIMessage]
+# question, thread, what is told of it, what ends it early, what a person has decided -> the reply
+Sit = Callable[[str, str, Callable[[Event], None], threading.Event, dict[str, Any] | None], AIMessage]
 
 
 @dataclass
@@ -53,6 +53,7 @@ class Context:
     errors: Callable[[], AbstractContextManager[None]] = nullcontext  # what a reply is written in
     cancelled: threading.Event = field(default_factory=threading.Event)  # set: the reply ends where it is
     council: Sit | None = None
+    decisions: dict[str, Any] | None = None  # what a person answers to a council that waits
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,8 @@ def respond(state: State, runtime: Runtime[Context]) -> State:
     messages: list[BaseMessage] = list(state["messages"])
     if c.council is not None:
         asked = messages[-1]
-        return {"messages": [c.council(asked.text, sitting_of(asked), runtime.stream_writer, c.cancelled)]}
+        reply = c.council(asked.text, sitting_of(asked), runtime.stream_writer, c.cancelled, c.decisions)
+        return {"messages": [reply]}
     if c.window is not None:
         messages, left_out = fit(messages, c.model.get_num_tokens_from_messages, c.window - c.model.max_tokens)
         if left_out:
@@ -83,17 +85,17 @@ def respond(state: State, runtime: Runtime[Context]) -> State:
                     f"does not fit into the model's {c.window} tokens",
                 }
             )
-    reply: AIMessageChunk | None = None
+    written: AIMessageChunk | None = None
     with c.errors(), closing(c.model.stream(messages)) as pieces:
         for piece in pieces:
-            reply = piece if reply is None else reply + piece
+            written = piece if written is None else written + piece
             if c.cancelled.is_set():
                 break
-    if reply is None or (c.cancelled.is_set() and not reply.text):
+    if written is None or (c.cancelled.is_set() and not written.text):
         return {"messages": [RemoveMessage(id=str(messages[-1].id))]}  # a question that nobody answered
-    if reply.chunk_position != "last":
-        reply = reply.model_copy(update={"response_metadata": {"finish_reason": "cancelled"}})
-    return {"messages": [message_chunk_to_message(reply)]}
+    if written.chunk_position != "last":
+        written = written.model_copy(update={"response_metadata": {"finish_reason": "cancelled"}})
+    return {"messages": [message_chunk_to_message(written)]}
 
 
 def sitting_of(question: BaseMessage) -> str:

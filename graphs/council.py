@@ -14,11 +14,13 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from langgraph.errors import GraphBubbleUp
 from langgraph.graph import END, START, StateGraph
 from langgraph.runtime import Runtime
 
 from agents.scorers import Score, lines_of
 from agents.thought import Thought, Tree, line, vote
+from graphs.asking import ask
 from graphs.turns import Context, Seat, State, Turn, plan, turns, why_it_ended
 from graphs.writing import Event, Written, write_steps
 
@@ -36,6 +38,8 @@ def think(turn: Turn, runtime: Runtime[Context]) -> State:
     """One expert writes its steps; one whose step fails leaves, and the council goes on."""
     try:
         return _think(turn, runtime.context, runtime.stream_writer)
+    except GraphBubbleUp:  # a person is asked
+        raise
     except Exception as error:  # not by LangGraph's handlers: where all fail at once, those end the graph
         reason = f"crashed: {type(error).__name__}: {error}"[:300]
         at = turn["parts"][0]["parent"]
@@ -192,9 +196,35 @@ def conclude(state: State, runtime: Runtime[Context]) -> State:
     answers = ["\n".join(line(state["tree"], t.id)) for t in finals]
     ending = getattr(c.task, "conclusion", lambda answer: answer.splitlines()[-1])
     winner = vote([ending(answer) for answer in answers], [t.score or 0.0 for t in finals], c.config.vote)
-    about = {"expert": finals[winner].expert, "text": answers[winner], "score": finals[winner].score}
-    runtime.stream_writer({"kind": "answer", "id": finals[winner].id, **about})
+    if "conclude" in c.config.ask_before:
+        return _decided(state["question"], finals, answers, winner, runtime.stream_writer)
+    runtime.stream_writer(_verdict(finals[winner], answers[winner]))
     return {"answer": answers[winner]}
+
+
+def _verdict(final: Thought, answer: str) -> Event:
+    return {"kind": "answer", "id": final.id, "expert": final.expert, "text": answer, "score": final.score}
+
+
+def _decided(
+    question: str, finals: Sequence[Thought], answers: Sequence[str], winner: int, tell: Callable[[Event], None]
+) -> State:
+    """The verdict as a person has it: the council's, another line, words of the person's own, or none."""
+    lines = [{"expert": t.expert, "answer": a, "score": t.score} for t, a in zip(finals, answers, strict=True)]
+    args = {"question": question, "answer": answers[winner], "lines": lines}
+    decision = ask("conclude", args, f"The council's verdict is {finals[winner].expert}'s line.")
+    if decision.kind == "reject":
+        why = f": {decision.message}" if decision.message else ""
+        return {"answer": None, "notes": [f"a person rejected the verdict{why}"]}
+    chosen = str(decision.args.get("answer", "")).strip() if decision.kind == "edit" else answers[winner]
+    if not chosen:
+        return {"answer": None, "notes": ["a person rejected the verdict: the edit had no answer"]}
+    if chosen not in answers:
+        tell({"kind": "answer", "text": chosen})
+        return {"answer": chosen, "notes": ["the answer is a person's own"]}
+    at = winner if chosen == answers[winner] else answers.index(chosen)
+    tell(_verdict(finals[at], chosen))
+    return {"answer": chosen, "notes": [] if at == winner else ["a person took another line than the vote"]}
 
 
 def build() -> StateGraph:

@@ -24,10 +24,11 @@ def reply(
     thread: str,
     tell: Callable[[Event], None],
     stopped: threading.Event,
+    decisions: dict[str, Any] | None = None,
 ) -> AIMessage:
     """The verdict on ``question``. A sitting that was killed goes on, and one that is ``stopped`` concludes with what
-    it has. Raises UsageError for what is no question of the task."""
-    result = sitting(context, database, question, thread, tell, stopped)
+    it has; ``decisions`` are a person's. Raises UsageError for what is no question of the task, and Waiting."""
+    result = sitting(context, database, question, thread, tell, stopped, decisions)
     text = result["answer"] or f"No answer: {result['notes'][-1]}"
     kept = {
         "finish_reason": "stop",
@@ -44,6 +45,7 @@ def sitting(
     thread: str,
     tell: Callable[[Event], None] = lambda event: None,
     stopped: threading.Event | None = None,
+    decisions: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The result of a thread; one that is finished is read and not run again."""
     question = context.task.validate_question(question)
@@ -51,4 +53,8 @@ def sitting(
     # LangGraph would take this graph for a part of the one that asks, and keep it with that: so it runs outside of its
     # context, in which only what it tells is told
     asking = contextvars.copy_context()
-    return contextvars.Context().run(sit, own, question, lambda event: asking.run(tell, event), database, thread)
+
+    def told(event: Event) -> None:
+        asking.run(tell, event)
+
+    return contextvars.Context().run(sit, own, question, told, database, thread, decisions)

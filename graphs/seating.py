@@ -10,8 +10,9 @@ from agents.endpoint import Endpoint
 from agents.server import is_address
 from alignment.embedded import cache_dir
 from alignment.engine import Engine
+from graphs.asking import OnAsk
 from graphs.recipe import Recipe, load_task
-from graphs.sitting import seat, sit
+from graphs.sitting import seat, sit_asking
 from graphs.tools import tools_of
 
 
@@ -22,6 +23,7 @@ def seat_model(
     on_event: Callable[[dict[str, Any]], None],
     thread: str | None,
     allow_code: bool = False,
+    on_ask: OnAsk | None = None,
 ) -> dict[str, Any]:
     """``junto run council --model``: sits the recipe's council on ``model`` (an address, a hub id, a folder or
     ``embedded``) and returns the result. Lines are scored by the recipe's reward function; without one the vote is of
@@ -37,8 +39,9 @@ def seat_model(
     with opened as engine:
         role = next(role for role in WRITERS if role in engine.roles)
         council = seats(recipe.council, role, recipe.data.get("system", ""), task.STEP)
-        context = seat(engine, task, recipe.model_copy(update={"council": council}), thread or question, tools=tools)
-        return sit(context, question, on_event, threads, thread)
+        seated = recipe.model_copy(update={"council": council})
+        context = seat(engine, task, seated, thread or question, tools=tools, asks=True)
+        return sit_asking(context, question, on_event, threads, thread, on_ask)
 
 
 def seats(council: CouncilConfig, role: str, system: str, step: str | None) -> CouncilConfig:

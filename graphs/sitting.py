@@ -17,6 +17,7 @@ from alignment.errors import SetupError
 from alignment.run_dir import RunDir
 from alignment.scoring import Scorer as RewardScorer
 from alignment.scoring import function_scorer
+from graphs.asking import OnAsk, Waiting
 from graphs.council import build
 from graphs.modules import load_function
 from graphs.recipe import Recipe, load_recipe, load_task
@@ -39,16 +40,23 @@ def run_council(
     on_event: Callable[[dict[str, Any]], None],
     thread: str | None,
     allow_code: bool = False,
+    on_ask: OnAsk | None = None,
+    decisions: dict[str, Any] | None = None,
+    council: CouncilConfig | None = None,
 ) -> dict[str, Any]:
-    """``junto run council``: sits the council of a run, keeps the result under ``trees/``, renews the report."""
+    """``junto run council``: sits the council of a run, or ``council`` in its place, keeps the result under ``trees/``,
+    renews the report. Where it asks a person, ``on_ask`` answers; without it the thread waits, and Waiting is raised.
+    """
     run_dir = RunDir(Path(run))
     recipe = load_recipe(run_dir.path / "config.yaml", overrides)
+    if council is not None:
+        recipe = recipe.model_copy(update={"council": council})
     task = load_task(recipe.task, run_dir.path)
     question = task.validate_question(question)
     tools = tools_of(recipe.council, allow_code)
     with Engine.open(run_dir.path) as engine:
-        context = seat(engine, task, recipe, thread or question, calibration_of(run_dir), tools)
-        result = sit(context, question, on_event, run_dir.path / "threads.sqlite", thread)
+        context = seat(engine, task, recipe, thread or question, calibration_of(run_dir), tools, True)
+        result = sit_asking(context, question, on_event, run_dir.path / "threads.sqlite", thread, on_ask, decisions)
     keep(run_dir.path, "trees", result)
     write_report(run_dir.path)
     return result
@@ -61,11 +69,14 @@ def seat(
     thread: str,
     calibration: dict[str, Any] | None = None,
     tools: dict[str, list[Tool]] | None = None,
+    asks: bool = False,
 ) -> Context:
     """The council of a recipe over an engine. ``calibration``: what `junto calibrate` found for the run; ``tools``:
-    those of each expert, as from ``graphs.tools``. Raises SetupError where the model has not got what the council
-    needs."""
+    those of each expert, as from ``graphs.tools``; ``asks``: there is a person for what ``ask_before`` names. Raises
+    SetupError where the model has not got what the council needs."""
     config = _with_guests(engine, recipe.council)
+    if not asks:
+        config = config.model_copy(update={"ask_before": []})
     absent = sorted({expert.role for expert in config.experts} - set(engine.roles))
     if absent:
         raise SetupError(
@@ -99,7 +110,11 @@ def seat(
     limit, note = _limit(config, calibration)
     by_score = named(score)
     by_value = by_score if leave == score else named(leave)
-    return Context(engine, task, config, thread, persona, by_score, by_value, limit, [note, *notes], tools or {})
+    # as the recipe has them, so that a thread can be taken up by its name alone
+    settings = recipe.council.model_dump_json(exclude_defaults=True)
+    return Context(
+        engine, task, config, thread, persona, by_score, by_value, limit, [note, *notes], tools or {}, settings=settings
+    )
 
 
 def _with_guests(engine: Engine | Endpoint, config: CouncilConfig) -> CouncilConfig:
@@ -147,16 +162,42 @@ def _limit(config: CouncilConfig, calibration: dict[str, Any] | None) -> tuple[f
 
 
 def sit(
-    context: Context, question: str, on_event: Callable[[dict[str, Any]], None], database: Path, thread: str | None
+    context: Context,
+    question: str,
+    on_event: Callable[[dict[str, Any]], None],
+    database: Path,
+    thread: str | None,
+    decisions: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Runs the graph with a checkpoint after every round; an unfinished ``thread`` goes on where it stopped."""
+    """Runs the graph with a checkpoint after every round; an unfinished ``thread`` goes on where it stopped, one that
+    waits for a person with ``decisions``. Raises Waiting."""
     began = time.monotonic()
     name = thread or f"{context.thread}-{time.time_ns()}"
     start = {"question": question, "tokens": 0, "proposals": 0}
     # LangGraph waits for events on one of its threads
     threads = len(context.config.experts) + 1
-    state = run_thread(build(), "council", database, name, start, context, on_event, threads)
+    own = (context, on_event, threads, decisions, context.settings)
+    state = run_thread(build(), "council", database, name, start, *own)
     return _result(cast(State, state), context, time.monotonic() - began)
+
+
+def sit_asking(
+    context: Context,
+    question: str,
+    on_event: Callable[[dict[str, Any]], None],
+    database: Path,
+    thread: str | None,
+    on_ask: OnAsk | None,
+    decisions: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """``sit``, again and again with what a person decides."""
+    while True:
+        try:
+            return sit(context, question, on_event, database, thread, decisions)
+        except Waiting as waiting:
+            if on_ask is None:
+                raise
+            thread, decisions = waiting.thread, on_ask(waiting)
 
 
 def _result(state: State, context: Context, seconds: float) -> dict[str, Any]:

@@ -10,8 +10,10 @@ from typing import Any
 
 from langgraph.checkpoint.sqlite import SqliteSaver
 from langgraph.graph import StateGraph
+from langgraph.types import Command
 
 from alignment.errors import UsageError
+from graphs.asking import Waiting
 
 
 def run_thread(
@@ -23,13 +25,18 @@ def run_thread(
     context: Any,
     on_event: Callable[[dict[str, Any]], None],
     max_concurrency: int | None = None,
+    decisions: dict[str, Any] | None = None,
+    settings: str = "",
 ) -> dict[str, Any]:
     """The state in which the graph ends.
 
-    A thread that was interrupted goes on, one that is finished is not run again; ``start`` has the ``question``. Raises
-    UsageError where the thread is about another one. Threads of all graphs may lie in one file if their names differ.
+    A thread that was interrupted goes on, one that is finished is not run again; ``start`` has the ``question``. One
+    that waits for a person goes on with ``decisions``, answers by the ids of what it asked. Raises Waiting where it
+    waits then, UsageError where the thread is about another question. Threads of all graphs may lie in one file if
+    their names differ. ``settings`` are kept beside each checkpoint.
     """
     config: Any = {"configurable": {"thread_id": thread}, "max_concurrency": max_concurrency}
+    config["metadata"] = {"settings": settings}  # LangGraph keeps texts and numbers
     # the checkpointer's connection is used from the graph's own threads, one at a time
     with closing(sqlite3.connect(database, check_same_thread=False)) as connection:
         graph = builder.compile(checkpointer=SqliteSaver(connection), name=name)
@@ -39,8 +46,17 @@ def run_thread(
             raise UsageError(f"the thread {thread!r} is about {about!r}; give another --thread")
         # a node that ended just before an interrupt is no longer in `next`, but its task is still to be applied
         waiting = bool(kept.next or kept.tasks)
+        if (asked := _asked(kept)) and not decisions:
+            raise Waiting(thread, asked)
         if waiting or not kept.values:
-            begin = None if waiting else start
+            begin: Any = Command(resume=decisions) if asked else None if waiting else start
             for event in graph.stream(begin, config, context=context, stream_mode="custom", durability="sync"):
                 on_event(event)
-        return graph.get_state(config).values
+        state = graph.get_state(config)
+        if asked := _asked(state):
+            raise Waiting(thread, asked)
+        return state.values
+
+
+def _asked(state: Any) -> dict[str, Any]:
+    return {one.id: one.value for one in state.interrupts}

@@ -87,6 +87,7 @@ class Context:
     leave_below: float | None = None
     notes: Sequence[str] = ()
     tools: Mapping[str, Sequence[Tool]] = field(default_factory=dict)  # by expert
+    settings: str = ""  # the council's of its recipe, as JSON: kept with the thread
     stopped: threading.Event = field(default_factory=threading.Event)  # set: it concludes after this round
 
     def expert(self, name: str) -> ExpertConfig:

@@ -7,10 +7,12 @@ import math
 import time
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, cast
 
 from agents.thought import Thought, call_line, read, step_grammar
 from alignment.engine import Completion, Engine, Request
+from graphs.asking import ask
 from graphs.turns import Context, Part, Turn
 
 Event = dict[str, Any]
@@ -112,6 +114,8 @@ def _called(
     from agents.smol_model import EngineModel  # half a second
     from agents.tool_expert import call_tools, with_results
 
+    permit = partial(_permitted, expert.name) if "tool" in c.config.ask_before else None
+
     def call(place: Part, seed: str) -> tuple[list[Call], int, list[dict[str, str]]]:
         each = limit // (expert.tool_calls + 1)  # of a call; the step comes last
         if not each:
@@ -119,11 +123,24 @@ def _called(
         left = max(0.0, turn["until"] - time.time())
         model = EngineModel(cast(Engine, c.engine), expert.role, expert.temperature, each, seed)
         lines = [{"role": "assistant", "content": "\n".join(place["steps"])}] if place["steps"] else []
-        found = call_tools(model, tools, [*prompt, *lines], expert.tool_calls, min(expert.tool_seconds, left))
+        seconds = min(expert.tool_seconds, left)
+        found = call_tools(model, tools, [*prompt, *lines], expert.tool_calls, seconds, permit)
         return storable(found.calls), found.tokens, with_results(prompt, found.calls)
 
+    if permit is not None:  # one after the other: LangGraph tells a step's questions apart by their order
+        return [call(place, seed) for place, seed in zip(places, seeds, strict=True)]
     with ThreadPoolExecutor(len(places)) as threads:
         return list(threads.map(call, places, seeds))
+
+
+def _permitted(expert: str, tool: str, arguments: Any) -> str | None:
+    """Asks a person; None, or why the call is not made."""
+    [call] = storable([{"tool": tool, "arguments": arguments, "result": "", "failed": False}])
+    args = {"expert": expert, "tool": tool, "arguments": call["arguments"]}
+    decision = ask("tool", args, f"{expert} calls {tool}.", ("approve", "reject"))
+    if decision.kind == "approve":
+        return None
+    return f"a person refused this call{f': {decision.message}' if decision.message else ''}"
 
 
 def storable(calls: Sequence[Call]) -> list[Call]:

@@ -20,6 +20,7 @@ from graphs.chat import Chats, Context, new_name
 from graphs.cli.output import printable
 from graphs.recipe import load_recipe, load_task
 from graphs.sitting import calibration_of, seat
+from graphs.tools import tools_of
 from graphs.turns import Context as Council
 
 TEMPERATURE = 0.5  # without top-p, the embedded model repeats itself below and wanders above
@@ -111,7 +112,8 @@ def _seated(run: RunDir | None, engine: Engine | None, wanted: Wanted) -> Counci
             "model for one question"
         )
     recipe = load_recipe(run.path / "config.yaml")
-    return seat(engine, load_task(recipe.task, run.path), recipe, "chat", calibration_of(run))
+    task, tools = load_task(recipe.task, run.path), tools_of(recipe.council, False)
+    return seat(engine, task, recipe, "chat", calibration_of(run), tools, asks=True)
 
 
 @contextlib.contextmanager

@@ -16,7 +16,9 @@ from rich.markdown import Markdown
 
 from agents.chat_model import ChatModel
 from alignment.embedded import cache_dir
+from graphs.asking import Waiting
 from graphs.chat import Chats
+from graphs.cli.asking import decided
 from graphs.cli.chat import Talk, Wanted, note
 from graphs.cli.chat_commands import COMMANDS, completions
 from graphs.cli.council import CouncilView
@@ -128,12 +130,20 @@ class Terminal:
             note(f"{name} stopped")
 
     def guarded(self, question: str | None) -> None:
-        """A reply in the loop: an error is one sentence, and the question that led to it is taken back."""
-        try:
-            self.write_reply(question)
-        except Exception as error:  # nor by a reply that fails
-            self.chats.undo(self.session)
-            tell_error(error)
+        """A reply in the loop: an error is one sentence, and the question that led to it is taken back. A council that
+        waits for a person is given what the person says."""
+        decisions = None
+        while True:
+            self.chats.context.decisions, decisions = decisions, None
+            try:
+                self.write_reply(question)
+                return
+            except Waiting as waiting:
+                question, decisions = None, decided(waiting)
+            except Exception as error:  # nor by a reply that fails
+                self.chats.undo(self.session)
+                tell_error(error)
+                return
 
     def write_reply(self, question: str | None) -> bool:
         """Streams the reply; False when Ctrl-C ended it."""

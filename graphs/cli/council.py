@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
@@ -43,6 +44,17 @@ class CouncilView:
             if not self.board:
                 self.live.update(Text(""))
             self.live.stop()
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Inside, the terminal is free for something else."""
+        if self.live:
+            self.live.stop()
+        try:
+            yield
+        finally:
+            if self.live:
+                self.live.start()
 
     def __call__(self, event: dict[str, Any]) -> None:
         if self.board:

@@ -147,6 +147,7 @@ def _council(request: Request, out: IO[str]) -> None:
         show_plan(request, out, recipe, plan | {"question": question})
         return
 
+    from graphs.cli.asking import at_hand
     from graphs.cli.council import CouncilView, print_result
     from graphs.results import place
     from graphs.seating import seat_model
@@ -154,10 +155,11 @@ def _council(request: Request, out: IO[str]) -> None:
 
     screen = console(sys.stderr if request.as_json else out)
     with CouncilView(screen, [expert.name for expert in recipe.council.experts]) as view:
+        asking, settings = at_hand(view), list(request.overrides)
         if request.model is None:
-            result = run_council(run, question, list(request.overrides), view, request.thread, request.allow_code)
+            result = run_council(run, question, settings, view, request.thread, request.allow_code, asking)
         else:
-            result = seat_model(request.model, recipe, question, view, request.thread, request.allow_code)
+            result = seat_model(request.model, recipe, question, view, request.thread, request.allow_code, asking)
     if request.as_json:
         write_json(result, out)
     else:

@@ -119,5 +119,7 @@ def _council(name: str, model: str, engine: Engine, runs_root: Path) -> Subject:
         return sit(context, question, lambda event: None, Path(":memory:"), None)
 
     seat(engine, task, recipe, "evaluation", calibration)  # says what is missing before anything is asked
-    settings = {"task": recipe.task, "council": recipe.council.model_dump(mode="json"), "calibration": calibration}
+    # without defaults, so that a new setting does not make another council of this one
+    council = recipe.council.model_dump(mode="json", exclude_defaults=True)
+    settings = {"task": recipe.task, "council": council, "calibration": calibration}
     return Subject(name, engine, COUNCIL, engine.fingerprint | settings, sitting)

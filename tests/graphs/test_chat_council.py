@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterator
 from contextlib import closing
@@ -116,7 +117,7 @@ def test_a_sitting_that_was_killed_goes_on_where_it_was(talk: Talk, monkeypatch:
         if event["kind"] == "thought":  # the first steps are written, and are judged
             raise KeyboardInterrupt
 
-    talk.chats.context.council = lambda question, thread, tell, stopped: over(question, thread, dies, stopped)
+    talk.chats.context.council = lambda question, thread, tell, *more: over(question, thread, dies, *more)
     with pytest.raises(KeyboardInterrupt):
         list(talk.chats.reply("killed", None))
     talk.chats.context.council = over
@@ -145,6 +146,23 @@ def test_a_council_that_is_stopped_concludes_with_what_it_has(talk: Talk) -> Non
     assert reply.response_metadata["council"]["rounds"] == 1
     if reply.text.startswith("No answer"):
         assert reply.text == "No answer: no line was finished: it was stopped after 1 rounds"
+
+
+def test_a_person_decides_in_the_chat(
+    talk: Talk, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert talk.council is not None
+    asking = replace(talk.council, config=talk.council.config.model_copy(update={"ask_before": ["conclude"]}))
+    terminal = Terminal(replace(talk, council=asking), "a")
+    talk.chats.context.council = _over(terminal.talk, talk.database)
+    monkeypatch.setattr("sys.stdin", io.StringIO("mine\n" * 9))
+    for _ in range(9):  # random weights leave as often as they finish
+        typed(terminal, "8 7 8 4")
+        reply = talk.chats.messages("a")[-1]
+        if not reply.text.startswith("No answer"):
+            break
+    assert reply.text == "mine" and "The council's verdict is" in capsys.readouterr().err
+    assert not talk.chats.unanswered("a") and talk.chats.context.decisions is not None
 
 
 def test_a_run_without_a_council_and_a_model_without_a_run(runs: Path, tiny_model: Path) -> None:

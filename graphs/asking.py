@@ -1,0 +1,89 @@
+"""What a graph asks a person before it goes on, and what becomes of the answer.
+
+The request has the form of LangChain's human-in-the-loop middleware and of its clients (agent-inbox, agent-chat-ui):
+``{"action_requests": [{"name", "args", "description"}], "review_configs": [{"action_name", "allowed_decisions"}]}``.
+The answer is ``{"decisions": [{"type": "approve" | "edit" | "reject", ...}]}``, or its one decision alone. An edit has
+``"edited_action": {"name", "args"}``, a rejection may have a ``"message"``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from langgraph.types import interrupt
+
+from alignment.errors import JuntoError
+
+Kind = Literal["approve", "edit", "reject"]
+KINDS: tuple[Kind, ...] = ("approve", "edit", "reject")
+Asked = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Decision:
+    kind: Kind
+    args: dict[str, Any] = field(default_factory=dict)  # of an edit
+    message: str = ""  # of a rejection
+
+
+class Waiting(JuntoError):
+    """A thread that waits for a person: ``asked`` are its requests by their ids."""
+
+    def __init__(self, thread: str, asked: dict[str, Asked]) -> None:
+        names = " and ".join(sorted({request_of(one)["name"] for one in asked.values()}))
+        super().__init__(
+            f"the thread {thread!r} waits for a decision (before {names}); junto threads show RUN {thread!r} says on "
+            f"what, junto threads resume RUN {thread!r} --decision approve goes on"
+        )
+        self.thread = thread
+        self.asked = asked
+
+
+OnAsk = Callable[[Waiting], dict[str, Any]]  # -> an answer for each id
+
+
+def ask(name: str, args: dict[str, Any], description: str, allowed: Sequence[Kind] = KINDS) -> Decision:
+    """Stops the graph here until a person has decided; inside a node only. What the node did before is done again."""
+    request = {
+        "action_requests": [{"name": name, "args": args, "description": description}],
+        "review_configs": [{"action_name": name, "allowed_decisions": list(allowed)}],
+    }
+    return decision_of(interrupt(request), allowed)
+
+
+def request_of(asked: Asked) -> dict[str, Any]:
+    """The one action of a request: name, args and description."""
+    found: dict[str, Any] = asked["action_requests"][0]
+    return found
+
+
+def allowed_in(asked: Asked) -> list[str]:
+    return list(asked["review_configs"][0]["allowed_decisions"])
+
+
+def decision_of(answer: Any, allowed: Sequence[str] = KINDS) -> Decision:
+    """The decision in an answer. What is none, or is not allowed, is a rejection that says so: an answer is kept with
+    the thread, and one that raised would raise for ever."""
+    found = answer
+    if isinstance(found, dict) and isinstance(found.get("decisions"), list) and len(found["decisions"]) == 1:
+        found = found["decisions"][0]
+    if not isinstance(found, dict) or found.get("type") not in allowed:
+        return Decision("reject", message=f"the answer was none of {', '.join(allowed)}")
+    if found["type"] == "edit":
+        edited = found.get("edited_action")
+        if not isinstance(edited, dict) or not isinstance(edited.get("args"), dict):
+            return Decision("reject", message="the edit had no edited_action with args")
+        return Decision("edit", args=edited["args"])
+    return Decision(found["type"], message=str(found.get("message") or ""))
+
+
+def answer(kind: str, name: str = "", args: dict[str, Any] | None = None, message: str = "") -> dict[str, Any]:
+    """An answer in the form that ``decision_of`` reads."""
+    decision: dict[str, Any] = {"type": kind}
+    if kind == "edit":
+        decision["edited_action"] = {"name": name, "args": args or {}}
+    if message:
+        decision["message"] = message
+    return {"decisions": [decision]}

@@ -1,0 +1,272 @@
+"""A council that asks a person before a tool or its verdict, and the threads that it leaves."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from alignment.engine import Engine
+from alignment.errors import UsageError
+from alignment.run_dir import RunDir
+from graphs import kept_threads
+from graphs.align import run_align
+from graphs.asking import Waiting, allowed_in, answer, decision_of, request_of
+from graphs.cli.asking import decided
+from graphs.cli.main import main
+from graphs.recipe import load_recipe
+from graphs.sitting import run_council
+from tests.graphs.test_council_tools import TASK, TOOLS
+
+QUESTION = "4 7 8 8"
+
+
+@pytest.fixture(scope="module")
+def trained(wide_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the run ``tiny``, whose lines are two digits each."""
+    folder = tmp_path_factory.mktemp("asking")
+    (folder / "digits.py").write_text(TASK)
+    (folder / "my_tools.py").write_text(TOOLS)
+    content = {
+        "name": "tiny",
+        "task": "digits.py",
+        "stop_after": "sft",
+        "data": {"lines": 24, "pairs": 16, "prompts": 24},
+        "backbone": {"model": str(wide_model), "quantization": "none", "compute_dtype": "float32", "lora": {"rank": 4}},
+        "sft": {"steps": 1, "batch_size": 4},
+        "council": {
+            "experts": [
+                {"name": "Ada", "role": "sft", "tools": ["my_tools.py:spell"]},
+                {"name": "Bea", "role": "sft"},
+                {"name": "Carl", "role": "sft", "temperature": 1.5},
+            ],
+            "rounds": 2,
+            "max_total_tokens": 20000,
+            "vote": "majority",
+            "scorer": "logprob",
+        },
+    }
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(content))
+    run_align(load_recipe(folder / "recipe.yaml"), folder, folder / "runs", False, lambda event: None)
+    return folder / "runs"
+
+
+def sat(runs: Path, thread: str, before: list[str], on_ask: Any = None, decisions: Any = None) -> dict[str, Any]:
+    settings = [f"council.ask_before={json.dumps(before)}"]
+    return run_council(
+        runs / "tiny", QUESTION, settings, lambda event: None, thread, on_ask=on_ask, decisions=decisions
+    )
+
+
+def always(kind: str, **more: Any) -> Callable[[Waiting], dict[str, Any]]:
+    return lambda waiting: {
+        name: answer(kind, request_of(one)["name"], more.get("args"), more.get("message", ""))
+        for name, one in waiting.asked.items()
+    }
+
+
+def waits(runs: Path, name: str) -> str:
+    """A thread that waits for a decision between two answers: random weights leave as often as they finish."""
+    for number in range(60):
+        try:
+            sat(runs, f"{name} {number}", ["conclude"])
+        except Waiting as waiting:
+            [asked] = waiting.asked.values()
+            if len({line["answer"] for line in request_of(asked)["args"]["lines"]}) > 1:
+                return waiting.thread
+    raise AssertionError("nobody finished")
+
+
+def test_a_person_has_the_last_word_on_the_verdict(trained: Path) -> None:
+    asked: list[Waiting] = []
+
+    def approve(waiting: Waiting) -> dict[str, Any]:
+        asked.append(waiting)
+        return always("approve")(waiting)
+
+    approved = sat(trained, waits(trained, "approved"), ["conclude"], approve)
+    [[request]] = [list(one.asked.values()) for one in asked]
+    args = request_of(request)["args"]
+    assert (args["answer"], args["question"]) == (approved["answer"], QUESTION)
+    assert (
+        allowed_in(request) == ["approve", "edit", "reject"] and approved["notes"][-1] != "the answer is a person's own"
+    )
+    finals = [t for t in approved["thoughts"] if t["status"] == "final"]
+    assert len(args["lines"]) == len(finals) and {line["expert"] for line in args["lines"]} == {
+        t["expert"] for t in finals
+    }
+
+    own = sat(trained, waits(trained, "own"), ["conclude"], always("edit", args={"answer": "42"}))
+    assert own["answer"] == "42" and own["notes"][-1] == "the answer is a person's own"
+    none = sat(trained, waits(trained, "none"), ["conclude"], always("reject", message="too short"))
+    assert none["answer"] is None and none["notes"][-1] == "a person rejected the verdict: too short"
+    nonsense = sat(
+        trained, waits(trained, "nonsense"), ["conclude"], lambda waiting: {name: "yes!" for name in waiting.asked}
+    )
+    assert nonsense["answer"] is None and "none of approve, edit, reject" in nonsense["notes"][-1]
+
+
+def test_another_line_than_the_vote_is_taken(trained: Path) -> None:
+    def other(waiting: Waiting) -> dict[str, Any]:
+        [(name, request)] = waiting.asked.items()
+        args = request_of(request)["args"]
+        chosen = next(line["answer"] for line in args["lines"] if line["answer"] != args["answer"])
+        return {name: answer("edit", "conclude", {"answer": chosen})}
+
+    result = sat(trained, waits(trained, "other"), ["conclude"], other)
+    assert result["notes"][-1] == "a person took another line than the vote"
+
+
+def test_a_tool_is_called_only_when_a_person_permits_it(trained: Path, first_calls: dict[str, Any]) -> None:
+    first_calls["Ada"] = {"name": "spell", "arguments": {"digit": 3}}
+    asked: list[dict[str, Any]] = []
+
+    def refuse(waiting: Waiting) -> dict[str, Any]:
+        asked.extend(request_of(one)["args"] for one in waiting.asked.values())
+        return always("reject", message="not today")(waiting)
+
+    refused = sat(trained, "tools", ["tool"], refuse)
+    calls = [call for thought in refused["thoughts"] for call in thought["calls"]]
+    assert calls and all(
+        call["failed"] and call["result"] == "error: a person refused this call: not today" for call in calls
+    )
+    assert [(one["tool"], one["arguments"]) for one in asked] == [(c["tool"], c["arguments"]) for c in calls]
+    assert not any(expert["status"] == "crashed" for expert in refused["experts"])
+
+    def permit(waiting: Waiting) -> dict[str, Any]:
+        assert all(allowed_in(one) == ["approve", "reject"] for one in waiting.asked.values())
+        return always("approve")(waiting)
+
+    permitted = sat(trained, "tools permitted", ["tool"], permit)
+    plain = sat(trained, "tools permitted", [])  # the thread is done, and is read
+    assert permitted["thoughts"] == plain["thoughts"]
+    calls = [call for thought in permitted["thoughts"] for call in thought["calls"]]
+    assert calls and not any("refused" in call["result"] for call in calls)
+
+
+def test_what_waits_is_kept_and_nothing_is_written_twice(
+    trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = ["--runs-root", str(trained)]
+    kept = waits(trained, "kept")
+    command = ["run", "council", "--run", "tiny", "--question", QUESTION, "--thread", kept, *root]
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    assert main([*command, "--set", "council.ask_before=[conclude]"]) == 1
+    assert "waits for a decision (before conclude)" in capsys.readouterr().err
+    assert main(["threads", "show", "tiny", kept, "--json", *root]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert (shown["state"], shown["question"], shown["answer"]) == ("waiting", QUESTION, None)
+    [request] = shown["asked"].values()
+    assert main(["threads", "show", "tiny", kept, *root]) == 0
+    assert "waits for a decision:" in capsys.readouterr().out
+    assert main(["threads", "fork", "tiny", kept, "--to", "copy", *root]) == 0
+    written: list[Any] = []
+    row = Engine._row
+    monkeypatch.setattr(Engine, "_row", lambda engine, request: written.append(request) or row(engine, request))
+    for arguments, sentence in (
+        (["--decision", "perhaps"], "--decision perhaps is none of approve, edit, reject"),
+        (["--decision", "edit"], "needs the --answer"),
+    ):
+        assert main(["threads", "resume", "tiny", kept, *arguments, *root]) == 2
+        assert sentence in capsys.readouterr().err
+    assert main(["threads", "resume", "tiny", kept, *root]) == 1  # nobody is there to decide
+    assert "waits for a decision" in capsys.readouterr().err
+    assert main(["threads", "resume", "tiny", kept, "--decision", "approve", "--json", *root]) == 0
+    assert json.loads(capsys.readouterr().out)["answer"] == request_of(request)["args"]["answer"]
+    edit = ["--decision", "edit", "--answer", "mine"]
+    assert main(["threads", "resume", "tiny", "copy", *edit, "--json", *root]) == 0  # the copy waited, too
+    assert json.loads(capsys.readouterr().out)["answer"] == "mine"
+    assert not written
+    assert main(["threads", "resume", "tiny", kept, "--decision", "approve", *root]) == 2
+    assert "asks for no decision" in capsys.readouterr().err
+
+
+def test_threads_are_listed_forked_and_pruned(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = ["--runs-root", str(trained)]
+    first = sat(trained, "to prune", [])
+    database = RunDir(trained / "tiny").path / "threads.sqlite"
+    with kept_threads.opened(database) as saver:
+        steps = [one.checkpoint["id"] for one in kept_threads.history(saver, "to prune")]
+        before = kept_threads.state_of(saver, "to prune")
+    assert before["state"] == "done" and len(steps) > 3
+    assert main(["threads", "ls", "tiny", "--json", *root]) == 0
+    listed = {one["thread"]: one for one in json.loads(capsys.readouterr().out)["threads"]}
+    assert listed["to prune"]["answer"] == first["answer"] and listed["to prune"]["checkpoints"] == len(steps)
+
+    # from the middle it goes on, with draws of its own
+    assert main(["threads", "fork", "tiny", "to prune", "--to", "forked", "--at", steps[2], *root]) == 0
+    with kept_threads.opened(database) as saver:
+        assert kept_threads.state_of(saver, "forked")["state"] == "unfinished"
+    capsys.readouterr()
+    assert main(["threads", "resume", "tiny", "forked", "--json", *root]) == 0
+    forked = json.loads(capsys.readouterr().out)
+    assert forked["answer"] and [t for t in forked["thoughts"] if t["round"] == 1] == [
+        t for t in first["thoughts"] if t["round"] == 1
+    ]
+
+    assert main(["threads", "prune", "tiny", "to prune", *root]) == 0
+    with kept_threads.opened(database) as saver:
+        after = kept_threads.state_of(saver, "to prune")
+        assert (after["state"], after["checkpoints"], after["values"]) == ("done", 1, before["values"])
+    assert sat(trained, "to prune", [])["thoughts"] == first["thoughts"]
+    assert main(["threads", "prune", "tiny", "to prune", "--older-than", "0", *root]) == 0
+    with kept_threads.opened(database) as saver:
+        assert "to prune" not in kept_threads.names(saver) and "forked" in kept_threads.names(saver)
+        for wrong in (
+            lambda: kept_threads.found(saver, "gone"),
+            lambda: kept_threads.fork(saver, "forked", "forked", None),
+        ):
+            with pytest.raises(UsageError):
+                wrong()
+        with pytest.raises(UsageError, match="has 0 checkpoints 'x'"):
+            kept_threads.fork(saver, "forked", "new", "x")
+        with pytest.raises(UsageError, match="thread of another graph"):
+            kept_threads.fork(saver, "forked", "revise/new", None)
+
+
+@pytest.mark.parametrize(
+    ("given", "kind", "more"),
+    [
+        (answer("approve"), "approve", ""),
+        ({"type": "approve"}, "approve", ""),
+        (answer("edit", "conclude", {"answer": "x"}), "edit", {"answer": "x"}),
+        (answer("reject", message="no"), "reject", "no"),
+        ({"decisions": []}, "reject", "the answer was none of approve, edit, reject"),
+        ({"type": "edit"}, "reject", "the edit had no edited_action with args"),
+        (None, "reject", "the answer was none of approve, edit, reject"),
+    ],
+)
+def test_decisions(given: Any, kind: str, more: Any) -> None:
+    found = decision_of(given)
+    assert found.kind == kind and more in ("", found.args, found.message)
+
+
+def test_a_person_at_the_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    args = {
+        "question": "q",
+        "answer": "b",
+        "lines": [{"expert": "A", "answer": a, "score": None} for a in ("a", "b\x1b")],
+    }
+    request = {
+        "action_requests": [{"name": "conclude", "args": args, "description": "The verdict."}],
+        "review_configs": [{"action_name": "conclude", "allowed_decisions": ["approve", "edit", "reject"]}],
+    }
+    waiting = Waiting("t", {"1": request})
+    for typed, expected in (
+        ("", answer("approve")),
+        ("1", answer("edit", "conclude", {"answer": "a"})),
+        ("7", answer("edit", "conclude", {"answer": "7"})),
+        ("r no good", answer("reject", message="no good")),
+        ("r", answer("reject")),
+    ):
+        monkeypatch.setattr("sys.stdin", io.StringIO(f"{typed}\n"))
+        assert decided(waiting) == {"1": expected}
+    assert "\x1b" not in capsys.readouterr().err
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    with pytest.raises(Waiting):
+        decided(waiting)
