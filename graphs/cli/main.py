@@ -15,7 +15,7 @@ import typer
 from typer.exceptions import Abort, TyperException
 
 from alignment.errors import JuntoError, UsageError
-from graphs.cli import data_verbs, eval_verbs, explain_verbs, runs_verbs, tokenize_verbs
+from graphs.cli import data_verbs, eval_verbs, explain_verbs, runs_verbs, serve_verbs, threads_verbs, tokenize_verbs
 from graphs.cli.options import Json, RunsRoot
 
 app = typer.Typer(
@@ -28,7 +28,9 @@ app.add_typer(data_verbs.app, name="data")
 app.add_typer(eval_verbs.app, name="eval")
 app.add_typer(explain_verbs.app, name="explain")
 app.add_typer(runs_verbs.app, name="runs")
+app.add_typer(threads_verbs.app, name="threads")
 app.add_typer(tokenize_verbs.app, name="tokenize")
+app.command("serve")(serve_verbs.serve)
 
 
 def _version(wanted: bool) -> None:

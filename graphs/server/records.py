@@ -1,0 +1,263 @@
+"""What is known of threads and runs beside their checkpoints, in the same SQLite file, which processes may share."""
+
+from __future__ import annotations
+
+import fcntl
+import sqlite3
+import threading
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from graphs.server.refusals import Refusal
+
+BUSY_SECONDS = 30.0  # how long another process may write
+ACTIVE = ("pending", "running")
+LOST = "the server ended before the run did; a run without an input goes on with it"
+
+TABLES = """
+CREATE TABLE IF NOT EXISTS threads (
+    thread_id TEXT PRIMARY KEY, created_at TEXT NOT NULL, updated_at TEXT NOT NULL, metadata TEXT NOT NULL,
+    status TEXT NOT NULL, "values" TEXT NOT NULL, interrupts TEXT NOT NULL
+);
+CREATE TABLE IF NOT EXISTS runs (
+    run_id TEXT PRIMARY KEY, thread_id TEXT NOT NULL, assistant_id TEXT NOT NULL, created_at TEXT NOT NULL,
+    updated_at TEXT NOT NULL, status TEXT NOT NULL, metadata TEXT NOT NULL, kwargs TEXT NOT NULL,
+    multitask_strategy TEXT NOT NULL, owner TEXT NOT NULL, error TEXT
+);
+CREATE INDEX IF NOT EXISTS runs_of_thread ON runs (thread_id, created_at);
+"""
+JSON_COLUMNS = ("metadata", "values", "interrupts", "kwargs")
+
+Row = dict[str, Any]
+
+
+def connected(path: Path) -> sqlite3.Connection:
+    """A connection for several threads, one at a time; the file is for its owner alone."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch(mode=0o600)  # what people say to a model is theirs
+    connection = sqlite3.connect(path, timeout=BUSY_SECONDS, check_same_thread=False)
+    connection.execute("PRAGMA journal_mode=WAL")
+    return connection
+
+
+def now() -> str:
+    return datetime.now(UTC).isoformat()
+
+
+class Records:
+    """Threads and runs. Every process holds the lock of a file of its own beside the database, so that others can tell
+    runs that go on from those whose process is gone."""
+
+    def __init__(self, path: Path) -> None:
+        self._connection = connected(path)
+        self._connection.row_factory = sqlite3.Row
+        self._connection.isolation_level = None  # transactions are begun by hand
+        self._lock = threading.Lock()
+        self._folder = path.parent
+        self.owner = f".{path.name}.{uuid.uuid4().hex}"
+        self._own = (self._folder / self.owner).open("w")
+        fcntl.flock(self._own, fcntl.LOCK_EX)
+        with self._lock:
+            self._connection.executescript(TABLES)
+
+    def close(self) -> None:
+        self._connection.close()
+        (self._folder / self.owner).unlink(missing_ok=True)
+        self._own.close()
+
+    # -- threads ------------------------------------------------------------------------------------------
+
+    def add_thread(self, thread_id: str, metadata: Mapping[str, Any], if_exists: str = "raise") -> Row:
+        """Raises Refusal (409) where there is one already, unless ``if_exists`` is "do_nothing"."""
+        with self._transaction() as cursor:
+            if cursor.execute("SELECT 1 FROM threads WHERE thread_id = ?", (thread_id,)).fetchone():
+                if if_exists != "do_nothing":
+                    raise Refusal(409, f'there is a thread {thread_id} already; give if_exists="do_nothing"')
+            else:
+                row = (thread_id, now(), now(), _dumped(metadata), "idle", "null", "{}")
+                cursor.execute("INSERT INTO threads VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+        return self.thread(thread_id)
+
+    def thread(self, thread_id: str) -> Row:
+        """Raises Refusal (404)."""
+        return next(iter(self._threads([thread_id]))) if self.has_thread(thread_id) else _absent("thread", thread_id)
+
+    def has_thread(self, thread_id: str) -> bool:
+        return bool(self._all("SELECT 1 FROM threads WHERE thread_id = ?", thread_id))
+
+    def search(self, wanted: Mapping[str, Any]) -> list[str]:
+        """Ids of the threads that have the wanted ``metadata``, ``values``, ``status`` and ``ids``, in the order that
+        ``sort_by`` and ``sort_order`` say."""
+        order = wanted.get("sort_by") or "created_at"
+        if order == "state_updated_at":
+            order = "updated_at"
+        if order not in ("thread_id", "status", "created_at", "updated_at"):
+            raise Refusal(422, "sort_by has to be thread_id, status, created_at or updated_at")
+        found = []
+        columns = 'thread_id, metadata, status, "values"' if wanted.get("values") else "thread_id, metadata, status"
+        direction = "ASC" if str(wanted.get("sort_order")).lower() == "asc" else "DESC"
+        rows = self._all(f"SELECT {columns} FROM threads ORDER BY {order} {direction}, rowid {direction}")
+        active = self._active()
+        for row in rows:
+            status = "busy" if row["thread_id"] in active else row["status"]
+            if (
+                _has(row["metadata"], wanted.get("metadata"))
+                and _has(row.get("values"), wanted.get("values"))
+                and wanted.get("status") in (None, status)
+                and (not wanted.get("ids") or row["thread_id"] in wanted["ids"])
+            ):
+                found.append(row["thread_id"])
+        return found
+
+    def threads(self, ids: Sequence[str]) -> list[Row]:
+        found = {row["thread_id"]: row for row in self._threads(ids)}
+        return [found[thread_id] for thread_id in ids if thread_id in found]
+
+    def change_thread(self, thread_id: str, **changes: Any) -> Row:
+        """Sets columns; ``metadata`` is added to what is there. Raises Refusal (404)."""
+        with self._transaction() as cursor:
+            row = cursor.execute("SELECT metadata FROM threads WHERE thread_id = ?", (thread_id,)).fetchone()
+            if row is None:
+                _absent("thread", thread_id)
+            if "metadata" in changes:
+                changes["metadata"] = orjson.loads(row["metadata"]) | changes["metadata"]
+            changes["updated_at"] = now()
+            names = ", ".join(f'"{name}" = ?' for name in changes)
+            values = [_dumped(value) if name in JSON_COLUMNS else value for name, value in changes.items()]
+            cursor.execute(f"UPDATE threads SET {names} WHERE thread_id = ?", (*values, thread_id))
+        return self.thread(thread_id)
+
+    def remove_thread(self, thread_id: str) -> None:
+        """Raises Refusal: 404, or 409 while a run goes on."""
+        if self.thread(thread_id)["status"] == "busy":
+            raise Refusal(409, f"a run goes on in the thread {thread_id}; cancel it first")
+        with self._transaction() as cursor:
+            for table in ("threads", "runs", "checkpoints", "writes"):
+                cursor.execute(f"DELETE FROM {table} WHERE thread_id = ?", (thread_id,))
+
+    def copy_thread(self, thread_id: str, new_id: str) -> Row:
+        """A thread with the same state and history; runs stay where they are."""
+        self.thread(thread_id)
+        with self._transaction() as cursor:
+            for table in ("threads", "checkpoints", "writes"):
+                columns = [f'"{row["name"]}"' for row in cursor.execute(f"PRAGMA table_info({table})")]
+                rest = ", ".join(name for name in columns if name != '"thread_id"')
+                cursor.execute(
+                    f"INSERT INTO {table} (thread_id, {rest}) SELECT ?, {rest} FROM {table} WHERE thread_id = ?",
+                    (new_id, thread_id),
+                )
+        return self.change_thread(new_id, created_at=now())
+
+    def _threads(self, ids: Sequence[str]) -> list[Row]:
+        marks = ", ".join("?" * len(ids))
+        active = self._active()
+        rows = self._all(f"SELECT * FROM threads WHERE thread_id IN ({marks})", *ids)
+        return [row | {"status": "busy"} if row["thread_id"] in active else row for row in rows]
+
+    def _active(self) -> set[str]:
+        return {row["thread_id"] for row in self._all("SELECT thread_id FROM runs WHERE status IN (?, ?)", *ACTIVE)}
+
+    # -- runs ---------------------------------------------------------------------------------------------
+
+    def begin_run(
+        self, thread_id: str, assistant_id: str, metadata: Mapping[str, Any], kwargs: Row, strategy: str
+    ) -> Row:
+        """A run that is about to begin. Raises Refusal (409) where another one goes on in the thread."""
+        run_id = str(uuid.uuid4())
+        self.recover()
+        with self._transaction() as cursor:
+            sql = "SELECT run_id FROM runs WHERE thread_id = ? AND status IN (?, ?)"
+            if cursor.execute(sql, (thread_id, *ACTIVE)).fetchone():
+                raise Refusal(409, f"a run goes on in the thread {thread_id}; wait for it, or cancel it")
+            row = (run_id, thread_id, assistant_id, now(), now(), "running", _dumped(metadata), _dumped(kwargs))
+            cursor.execute(
+                "INSERT INTO runs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", (*row, strategy, self.owner, None)
+            )
+        return self.run(thread_id, run_id)
+
+    def end_run(self, run_id: str, status: str, error: str | None = None) -> None:
+        with self._transaction() as cursor:
+            cursor.execute(
+                "UPDATE runs SET status = ?, updated_at = ?, error = ? WHERE run_id = ?", (status, now(), error, run_id)
+            )
+
+    def run(self, thread_id: str, run_id: str) -> Row:
+        """Raises Refusal (404)."""
+        rows = self._all("SELECT * FROM runs WHERE thread_id = ? AND run_id = ?", thread_id, run_id)
+        return rows[0] if rows else _absent("run", run_id)
+
+    def runs(self, thread_id: str, status: str | None, limit: int, offset: int) -> list[Row]:
+        """Those of a thread, the newest first."""
+        self.thread(thread_id)
+        return self._all(
+            "SELECT * FROM runs WHERE thread_id = ? AND (? IS NULL OR status = ?) "
+            "ORDER BY created_at DESC, rowid DESC LIMIT ? OFFSET ?",
+            *(thread_id, status, status, limit, offset),
+        )
+
+    def remove_run(self, thread_id: str, run_id: str) -> None:
+        if self.run(thread_id, run_id)["status"] in ACTIVE:
+            raise Refusal(409, f"the run {run_id} goes on; cancel it first")
+        with self._transaction() as cursor:
+            cursor.execute("DELETE FROM runs WHERE run_id = ?", (run_id,))
+
+    def recover(self) -> list[str]:
+        """Ends the runs of processes that are gone, as interrupted; returns their threads."""
+        rows = self._all("SELECT run_id, thread_id, owner FROM runs WHERE status IN (?, ?)", *ACTIVE)
+        gone = {owner for owner in {row["owner"] for row in rows} if self._is_gone(owner)}
+        lost = [row for row in rows if row["owner"] in gone]
+        for row in lost:
+            self.end_run(row["run_id"], "interrupted", LOST)
+        for file in self._folder.glob(f".{self.owner.split('.')[1]}.*"):
+            if file.name != self.owner and self._is_gone(file.name):
+                file.unlink(missing_ok=True)
+        return [row["thread_id"] for row in lost]
+
+    def _is_gone(self, owner: str) -> bool:
+        if owner == self.owner:
+            return False
+        try:
+            with (self._folder / owner).open() as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return True
+        except BlockingIOError:
+            return False
+        return True
+
+    # -- SQLite -------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Cursor]:
+        with self._lock:
+            cursor = self._connection.cursor()
+            cursor.execute("BEGIN IMMEDIATE")
+            try:
+                yield cursor
+                cursor.execute("COMMIT")
+            except BaseException:
+                cursor.execute("ROLLBACK")
+                raise
+
+    def _all(self, sql: str, *values: Any) -> list[Row]:
+        with self._lock:
+            rows = [dict(row) for row in self._connection.execute(sql, values).fetchall()]
+        return [{k: orjson.loads(v) if k in JSON_COLUMNS else v for k, v in row.items()} for row in rows]
+
+
+def _dumped(value: Any) -> str:
+    return orjson.dumps(value).decode()
+
+
+def _has(found: Any, wanted: Mapping[str, Any] | None) -> bool:
+    return all(isinstance(found, dict) and found.get(key) == value for key, value in (wanted or {}).items())
+
+
+def _absent(kind: str, name: str) -> Any:
+    raise Refusal(404, f"there is no {kind} {name[:80]!r}")
