@@ -6,7 +6,6 @@ import io
 import json
 import re
 import sys
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,8 @@ import pytest
 
 from agents.thought import step_grammar
 from alignment.engine import Request
-from graphs.chat import Chats
-from graphs.cli.chat import Terminal, at_server
+from graphs.cli.chat import Wanted, opened
+from graphs.cli.chat_terminal import Terminal
 from graphs.cli.main import main
 from graphs.cli.output import printable
 
@@ -124,13 +123,13 @@ def test_chat_with_a_server(
         asked.append({"role": "assistant", "content": done.text})
 
 
-def test_tokens_of_a_chat_are_the_servers(chat_server: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with at_server(chat_server.address, None) as context, closing(Chats(tmp_path / "c", "m", context)) as chats:
-        terminal = Terminal(chats, "s")
-        terminal.print_tokens()
+def test_tokens_of_a_chat_are_the_servers(chat_server: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    with opened(Wanted(chat_server.address)) as talk:
+        terminal = Terminal(talk, "s")
+        terminal.command("/tokens")
         terminal.write_reply("4 7")
-        capsys.readouterr()
-        terminal.print_tokens()
+        assert "the server counted no tokens" in capsys.readouterr().out
+        terminal.command("/tokens")
         done = chat_server.engine.generate([Request([{"role": "user", "content": "4 7"}], role="base", max_tokens=64)])[
             0
         ]
