@@ -18,6 +18,7 @@ from alignment.errors import JuntoError
 
 Kind = Literal["approve", "edit", "reject"]
 KINDS: tuple[Kind, ...] = ("approve", "edit", "reject")
+SHOWN = "shown"  # key of an answer: the request that was answered
 Asked = dict[str, Any]
 
 
@@ -50,7 +51,19 @@ def ask(name: str, args: dict[str, Any], description: str, allowed: Sequence[Kin
         "action_requests": [{"name": name, "args": args, "description": description}],
         "review_configs": [{"action_name": name, "allowed_decisions": list(allowed)}],
     }
-    return decision_of(interrupt(request), allowed)
+    given = interrupt(request)
+    if isinstance(given, dict) and given.get(SHOWN, request) != request:
+        return Decision("reject", message="it came out otherwise than what was decided on")
+    return decision_of(given, allowed)
+
+
+def of_shown(answers: dict[str, Any], asked: dict[str, Asked]) -> dict[str, Any]:
+    """The answers with what they are about: a step that is written anew may ask for something else."""
+    return {
+        name: (one if isinstance(one, dict) else {"decisions": [one]}) | {SHOWN: asked[name]}
+        for name, one in answers.items()
+        if name in asked
+    }
 
 
 def request_of(asked: Asked) -> dict[str, Any]:

@@ -11,6 +11,8 @@ from typing import Any
 
 from langchain_core.messages import AIMessage
 
+from alignment.errors import UsageError
+from graphs import kept_threads
 from graphs.sitting import sit
 from graphs.turns import Context
 
@@ -36,6 +38,14 @@ def reply(
     }
     written = {"input_tokens": 0, "output_tokens": result["tokens"], "total_tokens": result["tokens"]}
     return AIMessage(text, response_metadata=kept, usage_metadata=written)
+
+
+def kept(context: Context, database: Path, question: str, thread: str) -> dict[str, Any]:
+    """The result of a sitting that is over. Raises UsageError where there is none in ``database``."""
+    with kept_threads.opened(database) as saver:
+        if thread not in kept_threads.names(saver) or kept_threads.state_of(saver, thread)["state"] != "done":
+            raise UsageError("the sitting that replied is not kept here; ask again")
+    return sitting(context, database, question, thread)
 
 
 def sitting(

@@ -98,24 +98,32 @@ def fork(saver: SqliteSaver, name: str, to: str, at: str | None) -> int:
         for table in TABLES:
             columns = [row[1] for row in cursor.execute(f"PRAGMA table_info({table})")]
             others = ", ".join(column for column in columns if column != "thread_id")
+            # what was written after the checkpoint at which it is to go on differently is no part of the copy
+            chosen = ids[:-1] if at is not None and table == "writes" else ids
             cursor.execute(
                 f"INSERT INTO {table} (thread_id, {others}) SELECT ?, {others} FROM {table} "
-                f"WHERE thread_id = ? AND checkpoint_id IN ({', '.join('?' * len(ids))})",
-                (to, name, *ids),
+                f"WHERE thread_id = ? AND checkpoint_id IN ({', '.join('?' * len(chosen))})",
+                (to, name, *chosen),
             )
     return len(ids)
 
 
 def prune(saver: SqliteSaver, chosen: Sequence[str], days: float | None) -> dict[str, int]:
-    """Of the threads that are done all but the last checkpoint goes; those that nobody has touched for ``days`` go
-    altogether. What is unfinished or waits is kept as it is. ``{"threads", "checkpoints"}`` that went."""
+    """Of the threads that are done all but the last checkpoint goes; those of them, and of graphs of one's own, that
+    nobody has touched for ``days`` go altogether. What is unfinished or waits is kept as it is. ``{"threads",
+    "checkpoints"}`` that went."""
     went = {"threads": 0, "checkpoints": 0}
     oldest = None if days is None else datetime.now(UTC) - timedelta(days=days)
     for name in chosen:
         about = state_of(saver, name)
         kept = history(saver, name)
+        if about["state"] in ("unfinished", "waiting"):
+            continue
         if oldest is not None and datetime.fromisoformat(about["updated"]) < oldest:
             saver.delete_thread(name)
+            if about["graph"] == "chat":
+                with saver.cursor() as cursor:  # and its place in the list of sessions
+                    cursor.execute("DELETE FROM chats WHERE session = ?", (name.partition("/")[2],))
             went["threads"] += 1
             went["checkpoints"] += len(kept)
         elif about["state"] == "done" and len(kept) > 1:

@@ -81,7 +81,10 @@ def _ending(row: Row, key: str, is_dialogue: bool = False) -> tuple[Messages, st
 
 def _joined(context: Messages, before: Messages) -> Messages:
     """The prompt and what an answer's own messages put before it: they go on from the prompt, or repeat it first."""
-    return before if before[: len(context)] == context else context + before
+    whole = before if context in (before[: len(context)], before[-len(context) :]) else context + before
+    if any(message["role"] == "system" for message in whole[1:]):
+        raise ValueError("the answer begins with a system message that the prompt lacks; put it first in the prompt")
+    return whole
 
 
 def question(row: Any) -> Row:
@@ -107,6 +110,10 @@ def _text(row: Row, key: str) -> str:
         raise ValueError(f'"{key}" is {kind_of(row[key])}; expected text')
     if not row[key].strip():
         raise ValueError(f'"{key}" is empty; expected text')
+    try:
+        row[key].encode()
+    except UnicodeEncodeError as error:  # JSON can write half a character, which no tokenizer takes
+        raise ValueError(f'"{key}" holds half a character (at {error.start}); expected text') from None
     return row[key].strip()
 
 

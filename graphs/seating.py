@@ -10,6 +10,7 @@ from agents.endpoint import Endpoint
 from agents.server import is_address
 from alignment.embedded import cache_dir
 from alignment.engine import Engine
+from alignment.errors import UsageError
 from graphs.asking import OnAsk
 from graphs.recipe import Recipe, load_task
 from graphs.sitting import seat, sit_asking
@@ -29,6 +30,8 @@ def seat_model(
     ``embedded``) and returns the result. Lines are scored by the recipe's reward function; without one the vote is of
     the majority. Raises JuntoError where the model cannot be had.
     """
+    if recipe.council.ask_before and on_ask is None:
+        raise UsageError("council.ask_before asks a person, and there is no terminal; leave it out, or name a --run")
     task = load_task(recipe.task)
     question = task.validate_question(question)
     tools = tools_of(recipe.council, allow_code)

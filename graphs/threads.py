@@ -13,7 +13,7 @@ from langgraph.graph import StateGraph
 from langgraph.types import Command
 
 from alignment.errors import UsageError
-from graphs.asking import Waiting
+from graphs.asking import Waiting, of_shown
 
 
 def run_thread(
@@ -49,7 +49,7 @@ def run_thread(
         if (asked := _asked(kept)) and not decisions:
             raise Waiting(thread, asked)
         if waiting or not kept.values:
-            begin: Any = Command(resume=decisions) if asked else None if waiting else start
+            begin: Any = Command(resume=of_shown(decisions or {}, asked)) if asked else None if waiting else start
             for event in graph.stream(begin, config, context=context, stream_mode="custom", durability="sync"):
                 on_event(event)
         state = graph.get_state(config)

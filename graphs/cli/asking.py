@@ -39,7 +39,8 @@ def _answer(asked: Asked) -> dict[str, Any]:
     others = ", a line's number or another answer" if "edit" in allowed else ""
     while True:
         print(f"Enter approves; r rejects, with a reason behind it{others}: ", end="", file=sys.stderr, flush=True)
-        given = input().strip()
+        # bytes that are no UTF-8 come as lone surrogates, which no checkpoint takes
+        given = input().strip().encode("utf-8", "replace").decode()
         if not given:
             return answer("approve")
         if given == "r" or given.startswith("r "):

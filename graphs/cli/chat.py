@@ -73,20 +73,21 @@ def run_chat(wanted: Wanted, session: str | None, continue_last: bool) -> None:
             terminal.answer(question)
             return
         following = terminal.loop()
-        turns = talk.chats.messages(terminal.session)
+        name, turns = terminal.session, talk.chats.messages(terminal.session)
     while following is not None:
-        before, wanted = wanted, following
-        try:
-            with opened(wanted) as talk:
-                terminal = Terminal(talk, terminal.session)
-                if talk.chats.messages(terminal.session) != turns:  # another file of sessions
-                    terminal.session = new_name()
-                    talk.chats.begin(terminal.session, turns)
-                following = terminal.loop()
-                turns = talk.chats.messages(terminal.session)
-        except JuntoError as error:
-            print(f"error: {printable(str(error))}", file=sys.stderr, flush=True)
-            following = before
+        with contextlib.ExitStack() as stack:
+            try:
+                talk = stack.enter_context(opened(following))
+                wanted = following
+            except JuntoError as error:  # the former one again; where that cannot be had either, the chat is over
+                print(f"error: {printable(str(error))}", file=sys.stderr, flush=True)
+                talk = stack.enter_context(opened(wanted))
+            if talk.chats.messages(name) != turns:  # another file of sessions
+                name = new_name()
+                talk.chats.begin(name, turns)
+            terminal = Terminal(talk, name)
+            following = terminal.loop()
+            name, turns = terminal.session, talk.chats.messages(terminal.session)
 
 
 @contextlib.contextmanager

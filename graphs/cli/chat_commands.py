@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from agents.chat_model import ChatModel
+from agents.config import WRITERS
 from agents.server import is_address
 from alignment.errors import UsageError
 from alignment.run_dir import RunDir
@@ -62,8 +63,10 @@ def change_model(terminal: Terminal, name: str) -> None:
         if roles:
             print(f"roles: {', '.join(writers(terminal))}")
         return
-    if name in roles and isinstance(model, ChatModel) and talk.council is None:
-        if name not in WRITE:
+    if name in roles and talk.council is not None:
+        raise UsageError("the council's seats have roles of their own, which /experts lists; /model takes another run")
+    if name in roles and isinstance(model, ChatModel):
+        if name not in WRITERS:
             raise UsageError(f"{name} scores and does not write; there are {', '.join(writers(terminal))}")
         model.role = name
         note(f"{name} replies from here on")
@@ -204,24 +207,21 @@ def _leave(terminal: Terminal, argument: str) -> None:
 
 
 def writers(terminal: Terminal) -> list[str]:
-    engine = terminal.talk.engine
-    return [role for role in (engine.roles if engine else ()) if role in WRITE]
+    engine = None if terminal.talk.council else terminal.talk.engine
+    return [role for role in (engine.roles if engine else ()) if role in WRITERS]
 
 
 def session_names(terminal: Terminal) -> list[str]:
     return [session.name for session in terminal.chats.sessions()]
 
 
-WRITE = ("base", "sft", "policy")
 COMMANDS = {
     "/help": Command("", "this list", show_help),
     "/model": Command(
         "[NAME]",
         "who replies; another role, run, model or server takes over, and the conversation goes on",
         change_model,
-        lambda terminal: [
-            role for role in (terminal.talk.engine.roles if terminal.talk.engine else ()) if role in WRITE
-        ],
+        writers,
     ),
     "/experts": Command("", "the seats of the council", experts),
     "/tree": Command("", "the thoughts of the last sitting, and its page", chat_judge.tree),

@@ -22,7 +22,7 @@ LARGEST = 10_000_000  # bytes of a file that is read
 
 
 def save(terminal: Terminal, name: str) -> None:
-    _write(name or "", ".json", _json(_turns(terminal)))
+    _write(name, ".json", _json(_turns(terminal)))
 
 
 def export(terminal: Terminal, name: str) -> None:

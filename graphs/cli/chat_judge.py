@@ -16,7 +16,7 @@ from explain.result import METHODS, from_json
 from graphs.chat import sitting_of
 from graphs.cli.council import tree as drawn
 from graphs.cli.output import console, printable
-from graphs.council_chat import sitting
+from graphs.council_chat import kept
 from graphs.rewards import FunctionScorer
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def judged(terminal: Terminal) -> Judged:
     if council is None or "council" not in replies[-1].response_metadata:
         return Judged(as_prompt(list(messages[: asked + 1]), ""), replies[-1].text)
     question = messages[asked]
-    result = sitting(council, terminal.talk.database, question.text, sitting_of(question))
+    result = kept(council, terminal.talk.database, question.text, sitting_of(question))
     prompt = council.task.prompt(result["question"], (), council.persona)
     return Judged(prompt, replies[-1].text, result, tuple(_finished(result)))
 

@@ -139,9 +139,15 @@ class Terminal:
                 self.write_reply(question)
                 return
             except Waiting as waiting:
-                question, decisions = None, decided(waiting)
+                question = None
+                try:
+                    decisions = decided(waiting)
+                except Waiting:
+                    note("the council waits for your decision; the session goes on with it")
+                    return
             except Exception as error:  # nor by a reply that fails
-                self.chats.undo(self.session)
+                if self.chats.unanswered(self.session):
+                    self.chats.undo(self.session)
                 tell_error(error)
                 return
 

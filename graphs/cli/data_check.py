@@ -32,6 +32,7 @@ def check(path: Path, kind: str | None, tokenizer: str, limit: int) -> dict[str,
     """What is in a file of ``kind`` (pairs, instructions or prompts; without it the richest that fits most rows):
     counts, faults by place, tokens of each part, and how many rows are above ``limit`` tokens. Raises UsageError for a
     file that cannot be read or has no rows."""
+    kind = "pairs" if kind == "scores" else kind  # which of both it is, the rows say
     if kind is not None and kind not in PARSERS:
         raise UsageError(f"there is no kind {kind!r} of rows; there are {', '.join(PARSERS)}")
     read = list(records(path))

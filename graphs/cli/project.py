@@ -32,5 +32,5 @@ def init(folder: Path, name: str | None) -> list[Path]:
     head = (
         f"# junto run align {recipe.name} --dry-run    checks every row and prints the plan; without it, it trains\n\n"
     )
-    recipe.write_text(head + re.sub(r"(?m)^name: .*$", f"name: {called}", text), encoding="utf-8")
+    recipe.write_text(head + re.sub(r"(?m)^name: .*$", f'name: "{called}"', text), encoding="utf-8")
     return [recipe, *written]

@@ -16,7 +16,7 @@ from alignment.run_dir import RunDir
 def remove_runs(names: Sequence[str], root: Path, is_sure: bool) -> list[str]:
     """Removes runs of ``root`` and returns their names. Raises UsageError for one that is not there or is being
     trained, and where nobody can be asked and ``is_sure`` is not."""
-    runs = [_found(name, root) for name in names]
+    runs = [_found(name, root) for name in dict.fromkeys(names)]
     for run in runs:
         if run.state() == "running":
             raise UsageError(f"{run.path} is being trained by another process; stop that first")
@@ -30,15 +30,17 @@ def remove_runs(names: Sequence[str], root: Path, is_sure: bool) -> list[str]:
             return []
     for run in runs:
         with run.locked():
-            aside = root / f".removing-{run.path.name}"  # so that half a run is never taken for one
-            run.path.rename(aside)
-            shutil.rmtree(aside)
+            if run.path.is_symlink():
+                run.path.unlink()
+                continue
+            (run.path / "config.yaml").unlink()  # so that half a run is never taken for one
+            shutil.rmtree(run.path)
     return [run.path.name for run in runs]
 
 
 def _found(name: str, root: Path) -> RunDir:
     path = root / name
-    if Path(name).name != name or not (path / "config.yaml").is_file():
+    if Path(name).name != name or name == ".." or not (path / "config.yaml").is_file():
         there = ", ".join(sorted(one.parent.name for one in root.glob("*/config.yaml"))) or "none"
         raise UsageError(f"there is no run {name!r} in {root}; there are {there}")
     return RunDir(path)

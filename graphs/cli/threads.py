@@ -56,7 +56,9 @@ def shown(run: RunDir, name: str) -> dict[str, Any]:
     return _summary(about) | {"next": about["next"], "asked": about["asked"], "notes": notes, "history": steps}
 
 
-def resume(run: RunDir, name: str, kind: str | None, said: str | None, reason: str, as_json: bool) -> dict[str, Any]:
+def resume(
+    run: RunDir, name: str, kind: str | None, said: str | None, reason: str, as_json: bool, allow_code: bool
+) -> dict[str, Any]:
     """Goes on with an unfinished or waiting thread of a council or a revision, and returns its result. ``kind`` is the
     decision, ``said`` the answer of an edit. Raises UsageError, and Waiting where it waits on."""
     with kept_threads.opened(database_of(run)) as saver:
@@ -68,7 +70,9 @@ def resume(run: RunDir, name: str, kind: str | None, said: str | None, reason: s
     if about["graph"] not in ("council", "revise"):
         raise UsageError(f"{name!r} is of a graph of your own; run that with --thread {name.partition('/')[2]}")
     decisions = _decisions(name, about["asked"], kind, said, reason)
-    question = about["values"]["question"]
+    question = about["values"].get("question")
+    if question is None:
+        raise UsageError(f"{name!r} was ended before its first step; ask its question again")
     with CouncilView(console(sys.stderr)) as view:
         if about["graph"] == "revise":
             from graphs.revise import run_revise
@@ -78,7 +82,7 @@ def resume(run: RunDir, name: str, kind: str | None, said: str | None, reason: s
 
         asking = None if as_json else at_hand(view)
         council = CouncilConfig.model_validate_json(about["settings"]) if about["settings"] else None
-        return run_council(run.path, question, [], view, name, on_ask=asking, decisions=decisions, council=council)
+        return run_council(run.path, question, [], view, name, allow_code, asking, decisions, council)
 
 
 def _decisions(name: str, asked: dict[str, Any], kind: str | None, said: str | None, reason: str) -> Any:

@@ -55,6 +55,9 @@ def threads_resume(
     ] = None,
     answer: Annotated[str | None, typer.Option("--answer", help="The answer, for --decision edit.")] = None,
     reason: Annotated[str, typer.Option("--reason", help="Why, for --decision reject.")] = "",
+    allow_code: Annotated[
+        bool, typer.Option("--allow-code", help="Experts with code: true may run code they write, in a sandbox.")
+    ] = False,
     json: Json = False,
     runs_root: RunsRoot = Path("runs"),
 ) -> None:
@@ -65,7 +68,7 @@ def threads_resume(
     from graphs.cli.output import console, results, write_json
 
     with results(json) as out:
-        result = threads.resume(RunDir.open(run_name, runs_root), thread, decision, answer, reason, json)
+        result = threads.resume(RunDir.open(run_name, runs_root), thread, decision, answer, reason, json, allow_code)
         if json:
             write_json(result, out)
         elif "thoughts" in result:

@@ -17,6 +17,7 @@ from alignment.errors import SetupError, UsageError
 from alignment.run_dir import RunDir
 from graphs.recipe import load_recipe, load_task
 from graphs.sitting import calibration_of, seat, sit
+from graphs.tools import tools_of
 
 COUNCIL = "council"
 ROLES = ("base", "sft", "policy", COUNCIL)
@@ -110,15 +111,15 @@ def _council(name: str, model: str, engine: Engine, runs_root: Path) -> Subject:
     if run is None:
         raise UsageError(f"{model} is no run, and only a run has a council of its own")
     recipe, calibration = load_recipe(run.path / "config.yaml"), calibration_of(run)
-    task = load_task(recipe.task, run.path)
+    task, tools = load_task(recipe.task, run.path), tools_of(recipe.council, False)
 
     def sitting(question: str, seed: int) -> dict[str, Any]:
         council = recipe.council.model_copy(update={"seed": recipe.council.seed + seed})
         changed = recipe.model_copy(update={"council": council})
-        context = seat(engine, task, changed, f"evaluation/{question}", calibration)
+        context = seat(engine, task, changed, f"evaluation/{question}", calibration, tools)
         return sit(context, question, lambda event: None, Path(":memory:"), None)
 
-    seat(engine, task, recipe, "evaluation", calibration)  # says what is missing before anything is asked
+    seat(engine, task, recipe, "evaluation", calibration, tools)  # says what is missing before anything is asked
     # without defaults, so that a new setting does not make another council of this one
     council = recipe.council.model_dump(mode="json", exclude_defaults=True)
     settings = {"task": recipe.task, "council": council, "calibration": calibration}

@@ -19,6 +19,7 @@ from graphs.seating import seats
 from graphs.server import council_thread
 from graphs.server.models import Model
 from graphs.sitting import calibration_of, seat
+from graphs.tools import tools_of
 from graphs.turns import Context as Council
 
 
@@ -64,7 +65,8 @@ def _council() -> Council:
     engine, run = _engine(), RunDir.find(_name(), os.environ.get("JUNTO_RUNS", "runs"))
     if run is not None:
         recipe = load_recipe(run.path / "config.yaml")
-        return seat(engine, load_task(recipe.task, run.path), recipe, "thread", calibration_of(run))
+        task, tools = load_task(recipe.task, run.path), tools_of(recipe.council, False)
+        return seat(engine, task, recipe, "thread", calibration_of(run), tools)
     recipe = Recipe(name="council")
     task = load_task(recipe.task)
     experts = seats(recipe.council, Model("", engine).roles[0], recipe.data.get("system", ""), task.STEP)

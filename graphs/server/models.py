@@ -18,6 +18,7 @@ from alignment.run_dir import RunDir
 from graphs.recipe import load_recipe, load_task
 from graphs.server.refusals import Refusal
 from graphs.sitting import calibration_of, seat
+from graphs.tools import tools_of
 from graphs.turns import Context as Council
 
 REPLY_TOKENS = 512  # where the client sets no limit
@@ -105,7 +106,8 @@ def council_of(run: RunDir, engine: Engine) -> Seated | None:
     try:
         recipe, calibration = load_recipe(run.path / "config.yaml"), calibration_of(run)
         task = load_task(recipe.task, run.path)
-        seat(engine, task, recipe, "serve", calibration)  # says now what is missing
+        tools = tools_of(recipe.council, False)
+        seat(engine, task, recipe, "serve", calibration, tools)  # says now what is missing
     except JuntoError as error:
         print(f"note: {run.path.name} is served without a council: {error}", file=sys.stderr, flush=True)
         return None
@@ -115,6 +117,6 @@ def council_of(run: RunDir, engine: Engine) -> Seated | None:
         changes = {"seed": seed, "max_total_tokens": tokens, "ask_before": before}
         given = {key: value for key, value in changes.items() if value is not None}
         changed = recipe.model_copy(update={"council": recipe.council.model_copy(update=given)})
-        return seat(engine, task, changed, thread, calibration, asks=asks is not None)
+        return seat(engine, task, changed, thread, calibration, tools, asks is not None)
 
     return seated

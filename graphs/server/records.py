@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import re
 import sqlite3
 import threading
 import uuid
@@ -61,8 +62,10 @@ class Records:
         self._lock = threading.Lock()
         self._folder = path.parent
         self.owner = f".{path.name}.{uuid.uuid4().hex}"
-        self._own = (self._folder / self.owner).open("w")
+        unlocked = self._folder / f"{self.owner}.new"  # others take a file that nobody locks for one of the gone
+        self._own = unlocked.open("w")
         fcntl.flock(self._own, fcntl.LOCK_EX)
+        unlocked.rename(self._folder / self.owner)
         with self._lock:
             self._connection.executescript(TABLES)
 
@@ -214,8 +217,9 @@ class Records:
         lost = [row for row in rows if row["owner"] in gone]
         for row in lost:
             self.end_run(row["run_id"], "interrupted", LOST)
-        for file in self._folder.glob(f".{self.owner.split('.')[1]}.*"):
-            if file.name != self.owner and self._is_gone(file.name):
+        own = re.escape(self.owner[: -len(uuid.uuid4().hex)])
+        for file in self._folder.glob(".*"):
+            if re.fullmatch(f"{own}[0-9a-f]{{32}}", file.name) and self._is_gone(file.name):
                 file.unlink(missing_ok=True)
         return [row["thread_id"] for row in lost]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 from langchain_core.exceptions import ContextOverflowError
-from langgraph.errors import EmptyInputError, InvalidUpdateError
+from langgraph.errors import EmptyInputError, GraphRecursionError, InvalidUpdateError
 from starlette.responses import Response
 
 from alignment.errors import JuntoError, SetupError
@@ -43,6 +43,12 @@ def refusal_of(error: BaseException) -> Refusal:
     # ValueError: what LangChain, LangGraph and the grammar's compiler say of a wrong value
     if isinstance(error, JuntoError | ValueError | EmptyInputError | InvalidUpdateError):
         return Refusal(400, sentence or "a value in the request is wrong")
+    if isinstance(error, GraphRecursionError):
+        return Refusal(400, "the graph needs more steps than config.recursion_limit; give a higher one")
+    if isinstance(error, RuntimeError) and "multiple pending interrupts" in sentence:
+        return Refusal(
+            400, "several decisions are waited for; resume with an object of an answer for each interrupt's id"
+        )
     if isinstance(error, RecursionError):
         return Refusal(400, "a value in the request is nested too deeply")
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":

@@ -114,6 +114,7 @@ def command_of(given: Any) -> Command:
     elif isinstance(update, list):
         if not all(isinstance(pair, list) and len(pair) == 2 and isinstance(pair[0], str) for pair in update):
             raise Refusal(422, "command.update has to be an object, or a list of pairs of a key and a value")
+        input_of(dict(update))
         update = [(key, value) for key, value in update]
     goto = given.get("goto") or []
     nodes = [_node(one) for one in (goto if isinstance(goto, list) else [goto])]

@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from graphs.server.assistants import assistant, checked
 from graphs.server.records import ACTIVE, Row
 from graphs.server.refusals import Refusal
 from graphs.server.run_requests import modes_of, run_request
@@ -31,6 +32,8 @@ def run_routes(runner: Runner, stall_seconds: float) -> list[Route]:
         asked = run_request(body, thread_id is not None)
         if thread_id is not None and asked.create_thread:
             new_id(thread_id)
+        # what cannot begin does not end another one
+        checked(assistant(runner.assistants, asked.assistant_id).settings, asked.context)
         if thread_id is not None and asked.strategy == "interrupt":
             for live in runner.at_work(thread_id):
                 live.cancel()

@@ -14,6 +14,7 @@ from starlette.routing import Route
 from graphs.server.openai_requests import parsed_json
 from graphs.server.records import Row
 from graphs.server.refusals import Refusal
+from graphs.server.run_requests import input_of
 from graphs.server.running import Runner, config_of
 from graphs.server.states import checkpoint_of, dumped, selected, thread_state
 
@@ -142,7 +143,7 @@ def thread_routes(runner: Runner) -> list[Route]:
                 raise Refusal(422, "no graph has run in this thread yet; give it a graph_id in its metadata")
             if thread["status"] == "busy":
                 raise Refusal(409, f"a run goes on in the thread {thread_id}; wait for it, or cancel it")
-            config = graph.update_state(config_of(thread_id, checkpoint), values, as_node)
+            config = graph.update_state(config_of(thread_id, checkpoint), input_of(values), as_node)
             runner.refresh(thread_id)
             return {"checkpoint": checkpoint_of(config)}
 

@@ -198,16 +198,17 @@ def test_threads_are_listed_forked_and_pruned(trained: Path, capsys: pytest.Capt
     listed = {one["thread"]: one for one in json.loads(capsys.readouterr().out)["threads"]}
     assert listed["to prune"]["answer"] == first["answer"] and listed["to prune"]["checkpoints"] == len(steps)
 
-    # from the middle it goes on, with draws of its own
-    assert main(["threads", "fork", "tiny", "to prune", "--to", "forked", "--at", steps[2], *root]) == 0
-    with kept_threads.opened(database) as saver:
-        assert kept_threads.state_of(saver, "forked")["state"] == "unfinished"
-    capsys.readouterr()
-    assert main(["threads", "resume", "tiny", "forked", "--json", *root]) == 0
-    forked = json.loads(capsys.readouterr().out)
-    assert forked["answer"] and [t for t in forked["thoughts"] if t["round"] == 1] == [
-        t for t in first["thoughts"] if t["round"] == 1
-    ]
+    # behind the first steps it has them, before them it draws its own
+    texts = {}
+    for name, at in (("forked", steps[3]), ("forked before", steps[2])):
+        assert main(["threads", "fork", "tiny", "to prune", "--to", name, "--at", at, *root]) == 0
+        with kept_threads.opened(database) as saver:
+            assert kept_threads.state_of(saver, name)["state"] == "unfinished"
+        capsys.readouterr()
+        assert main(["threads", "resume", "tiny", name, "--json", *root]) == 0
+        thoughts = json.loads(capsys.readouterr().out)["thoughts"]
+        texts[name] = [t["text"] for t in thoughts if t["round"] == 1]
+    assert texts["forked"] == [t["text"] for t in first["thoughts"] if t["round"] == 1] != texts["forked before"]
 
     assert main(["threads", "prune", "tiny", "to prune", *root]) == 0
     with kept_threads.opened(database) as saver:
@@ -227,6 +228,33 @@ def test_threads_are_listed_forked_and_pruned(trained: Path, capsys: pytest.Capt
             kept_threads.fork(saver, "forked", "new", "x")
         with pytest.raises(UsageError, match="thread of another graph"):
             kept_threads.fork(saver, "forked", "revise/new", None)
+
+
+def test_an_answer_is_to_what_was_shown_alone(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where a step that is written anew calls something else than what a person has seen."""
+    from graphs import threads
+
+    thread = waits(trained, "shown")
+    real = threads.of_shown
+
+    def of_another(answers: dict[str, Any], asked: dict[str, Any]) -> dict[str, Any]:
+        return real(answers, {name: one | {"review_configs": []} for name, one in asked.items()})
+
+    monkeypatch.setattr(threads, "of_shown", of_another)
+    refused = sat(trained, thread, ["conclude"], always("approve"))
+    assert refused["answer"] is None and "otherwise than what was decided on" in refused["notes"][-1]
+
+
+def test_a_fork_of_a_decided_thread_asks_again(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    thread = waits(trained, "decided")
+    database = RunDir(trained / "tiny").path / "threads.sqlite"
+    with kept_threads.opened(database) as saver:
+        at = kept_threads.history(saver, thread)[-1].checkpoint["id"]
+    assert sat(trained, thread, ["conclude"], always("reject"))["answer"] is None
+    with kept_threads.opened(database) as saver:
+        kept_threads.fork(saver, thread, "decided otherwise", at)
+        assert kept_threads.state_of(saver, "decided otherwise")["state"] == "unfinished"
+    assert sat(trained, "decided otherwise", ["conclude"], always("approve"))["answer"] is not None
 
 
 @pytest.mark.parametrize(

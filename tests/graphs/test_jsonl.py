@@ -79,6 +79,7 @@ def test_shapes_of_instructions(tmp_path, row, messages):
 
 
 LONGER = [*USER, {"role": "assistant", "content": "Well."}, {"role": "user", "content": "Now?"}]
+SYSTEM = {"role": "system", "content": "Be brief."}
 SAYS_SO, SAYS_NO = ({"role": "assistant", "content": text} for text in ("So.", "No."))
 
 
@@ -98,6 +99,7 @@ SAYS_SO, SAYS_NO = ({"role": "assistant", "content": text} for text in ("So.", "
         ({"prompt": LONGER, "chosen": [SAYS_SO], "rejected": [SAYS_NO]}, LONGER),  # TRL's conversational form
         ({"chosen": [*LONGER, SAYS_SO], "rejected": [*LONGER, SAYS_NO]}, LONGER),
         ({"prompt": "How?", "chosen": [*USER, SAYS_SO], "rejected": [*USER, SAYS_NO]}, USER),  # repeats its prompt
+        ({"prompt": "How?", "chosen": [SYSTEM, *USER, SAYS_SO], "rejected": [SYSTEM, *USER, SAYS_NO]}, [SYSTEM, *USER]),
         ({"prompt": USER, "chosen": [*LONGER[1:], SAYS_SO], "rejected": [*LONGER[1:], SAYS_NO]}, LONGER),
     ],
 )
@@ -218,6 +220,11 @@ BAD = [
     ("pairs", '{"prompt": "a", "chosen": [], "rejected": "c"}', '"chosen" is an empty list'),
     ("pairs", json.dumps({"prompt": "a", "chosen": USER, "rejected": "c"}), '"chosen" ends with the user'),
     ("pairs", json.dumps({"prompt": [SAYS_SO], "chosen": "a", "rejected": "c"}), '"prompt" has none of the user'),
+    (
+        "pairs",
+        json.dumps({"prompt": "a", "chosen": [SYSTEM, *USER, SAYS_SO], "rejected": [SYSTEM, *USER, SAYS_NO]}),
+        "system message that the prompt lacks",
+    ),
     ("pairs", json.dumps({"chosen": [SAYS_SO], "rejected": [SAYS_NO]}), '"prompt" is missing'),
     ("pairs", json.dumps({"chosen": [*USER, SAYS_SO], "rejected": [SAYS_NO]}), "differ before"),
     ("pairs", '{"chosen": "b", "rejected": "c"}', '"prompt" is missing'),

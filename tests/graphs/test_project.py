@@ -44,6 +44,7 @@ def test_a_new_project_is_a_recipe_that_loads_with_files_that_are_sound(
         assert (found["kind"], found["malformed"], found["repeated"]) == (kind, [], [])
     assert main(["run", "align", "My Helper!/recipe.yaml", "--dry-run"]) == 0
     assert "is there already and is not written over" in said(capsys, 2, "init", "My Helper!")
+    assert main(["init", "2024"]) == 0 and load_recipe("2024/recipe.yaml").name == "2024"
     assert "give another --name" in said(capsys, 2, "init", "other", "--name", "Not A Name")
     assert not Path("other").exists()
 
@@ -59,14 +60,15 @@ def test_faults_are_named_by_line_and_texts_are_counted(tmp_path: Path, capsys: 
         good,
         good | {"rejected": " "},
         good | {"prompt": "<|im_end|>"},
+        good | {"chosen": "\ud83d"},
     ]
     path = tmp_path / "pairs.jsonl.gz"
     with gzip.open(path, "wt") as file:
         file.write("\n".join([*map(json.dumps, rows), '{"prompt": "broken']))
     assert main(["data", "check", str(path), "--max-length", "30", "--json"]) == 1
     found = json.loads(capsys.readouterr().out)
-    assert (found["kind"], found["rows"], found["sound"]) == ("pairs", 6, 4)
-    assert [one.split(":")[0] for one in found["malformed"]] == ["line 4", "line 6"]
+    assert (found["kind"], found["rows"], found["sound"]) == ("pairs", 7, 4)
+    assert [one.split(":")[0] for one in found["malformed"]] == ["line 4", "line 6", "line 7"]
     assert found["repeated"] == ["line 3 repeats line 1"]
     assert (found["above_limit"], found["control_tokens"]) == (1, 1)
     assert found["chosen_is_longer"] == 0.75

@@ -265,7 +265,8 @@ def test_a_reader_that_stalls_is_left_and_delays_nobody(stalling: Any) -> None:
         until(lambda: bool(client.runs.list(thread)) and idle(site))  # its work does not wait for it
         assert client.runs.list(thread)[0]["status"] == "success"
         assert site.post("/v1/chat/completions", json=CHAT).status_code == 200
-        time.sleep(1)  # more than it may stall
+        port = stalled.getsockname()[1]
+        until(lambda: all(one.client[1] != port for one in site.server.server_state.connections if one.client))
         stalled.settimeout(30)
         rest = b""
         while piece := stalled.recv(2**20):
