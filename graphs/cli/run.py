@@ -232,7 +232,8 @@ def _evaluate(request: Request, out: IO[str]) -> None:
 
     held = recipe.evaluate
     asked = Asked(request.runs_root, of_recipe=request.overrides, limit=held.n, seed=held.seed)
-    result = evaluation.run([str(run)], [f"{run}:{role}" for role in ("sft", "policy")], asked)
+    name = request.run or recipe.name  # as the user calls it, which names the evaluation
+    result = evaluation.run([name], [f"{name}:{role}" for role in ("sft", "policy")], asked)
     result |= evaluation.compare([one["path"] for one in result["evaluations"]], request.runs_root)
     if request.as_json:
         write_json(result, out)
