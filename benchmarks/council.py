@@ -362,7 +362,9 @@ def measure(run: Path, count: int, seeds: int, folder: Path) -> list[Row]:
     with Engine.open(run) as engine:
         bench = Bench(run, count, engine)
         wanted = [(seed, question) for seed in range(seeds) for question in bench.questions]
-        about = [engine.fingerprint, bench.recipe.council.model_dump(), COUNCIL, LINES]
+        # without defaults: a new setting does not make another council of this one
+        own = bench.recipe.council.model_dump(mode="json", exclude_defaults=True)
+        about = [engine.fingerprint, own, COUNCIL, LINES]
         pools = _kept(folder / "pools.jsonl", about, wanted, ("seed", "question"), bench.pool, TOGETHER // 4)
         bench.set_pools(pools)
         about += [bench.thresholds, arms()]
