@@ -230,7 +230,7 @@ def written(screen: Console) -> Iterator[Any]:
     text = ""
 
     def drawn(part: str) -> Markdown:
-        return Markdown(part, hyperlinks=False)  # a model's address behind other words would mislead
+        return Markdown(part, hyperlinks=False)  # an address behind other words would mislead
 
     with Live(console=screen, transient=True, refresh_per_second=12, vertical_overflow="visible") as live:
 
