@@ -66,6 +66,18 @@ def of_shown(answers: dict[str, Any], asked: dict[str, Asked]) -> dict[str, Any]
     }
 
 
+def tied(resume: Any, asked: dict[str, Any]) -> Any:
+    """What a client goes on with, as ``of_shown`` where it answers requests of this form: one for the only request, or
+    one for each id. Anything else is left as it is."""
+    answers = resume if isinstance(resume, dict) and resume and resume.keys() <= asked.keys() else None
+    if answers is None and len(asked) == 1:
+        answers = dict.fromkeys(asked, resume)
+    ours = {name for name, one in asked.items() if isinstance(one, dict) and "action_requests" in one}
+    if answers is None or not answers.keys() <= ours:
+        return resume
+    return of_shown(answers, asked)
+
+
 def request_of(asked: Asked) -> dict[str, Any]:
     """The one action of a request: name, args and description."""
     found: dict[str, Any] = asked["action_requests"][0]

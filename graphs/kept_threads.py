@@ -15,6 +15,7 @@ from langgraph.graph import StateGraph
 
 from alignment.errors import UsageError
 from graphs import chat, council, revise
+from graphs.threads import copy_rows
 
 TABLES = ("checkpoints", "writes")  # of LangGraph's saver
 BUILDERS = {"chat": chat.build, "revise": revise.build, "council": council.build}
@@ -66,11 +67,15 @@ def state_of(saver: SqliteSaver, name: str) -> dict[str, Any]:
     """``{"thread", "graph", "state", "next", "asked", "values", "updated", "checkpoints",
     "settings"}``: ``state`` is done,
     unfinished or waiting (for what is ``asked``); a graph of one's own is only counted."""
-    kept = history(saver, name)
-    kind = kind_of(name, kept[-1].checkpoint["channel_values"])
-    about: dict[str, Any] = {"thread": name, "graph": kind, "checkpoints": len(kept)}
-    about["settings"] = kept[-1].metadata.get("settings", "")
-    about |= {"updated": kept[-1].checkpoint["ts"], "values": kept[-1].checkpoint["channel_values"]}
+    last = saver.get_tuple({"configurable": {"thread_id": name, "checkpoint_ns": ""}})
+    assert last is not None  # its name was found
+    kind = kind_of(name, last.checkpoint["channel_values"])
+    about: dict[str, Any] = {"thread": name, "graph": kind, "checkpoint": last.checkpoint["id"]}
+    with saver.cursor(transaction=False) as cursor:
+        counted = "SELECT count(*) FROM checkpoints WHERE thread_id = ? AND checkpoint_ns = ''"
+        about["checkpoints"] = cursor.execute(counted, (name,)).fetchone()[0]
+    about["settings"] = last.metadata.get("settings", "")
+    about |= {"updated": last.checkpoint["ts"], "values": last.checkpoint["channel_values"]}
     if kind not in BUILDERS:
         return about | {"state": "unknown", "next": [], "asked": {}}
     builder: StateGraph = BUILDERS[kind]()
@@ -93,18 +98,10 @@ def fork(saver: SqliteSaver, name: str, to: str, at: str | None) -> int:
         if len(ends) != 1:
             raise UsageError(f"{name!r} has {len(ends)} checkpoints {at!r}; junto threads show {name!r} lists them")
         ids = ids[: ends[0] + 1]
-    # rows and not objects: the types of a graph that is not at hand could not be read
     with saver.cursor() as cursor:
         for table in TABLES:
-            columns = [row[1] for row in cursor.execute(f"PRAGMA table_info({table})")]
-            others = ", ".join(column for column in columns if column != "thread_id")
             # what was written after the checkpoint at which it is to go on differently is no part of the copy
-            chosen = ids[:-1] if at is not None and table == "writes" else ids
-            cursor.execute(
-                f"INSERT INTO {table} (thread_id, {others}) SELECT ?, {others} FROM {table} "
-                f"WHERE thread_id = ? AND checkpoint_id IN ({', '.join('?' * len(chosen))})",
-                (to, name, *chosen),
-            )
+            copy_rows(cursor, table, name, to, ids[:-1] if at is not None and table == "writes" else ids)
     return len(ids)
 
 
@@ -116,7 +113,6 @@ def prune(saver: SqliteSaver, chosen: Sequence[str], days: float | None) -> dict
     oldest = None if days is None else datetime.now(UTC) - timedelta(days=days)
     for name in chosen:
         about = state_of(saver, name)
-        kept = history(saver, name)
         if about["state"] in ("unfinished", "waiting"):
             continue
         if oldest is not None and datetime.fromisoformat(about["updated"]) < oldest:
@@ -125,11 +121,11 @@ def prune(saver: SqliteSaver, chosen: Sequence[str], days: float | None) -> dict
                 with saver.cursor() as cursor:  # and its place in the list of sessions
                     cursor.execute("DELETE FROM chats WHERE session = ?", (name.partition("/")[2],))
             went["threads"] += 1
-            went["checkpoints"] += len(kept)
-        elif about["state"] == "done" and len(kept) > 1:
+            went["checkpoints"] += about["checkpoints"]
+        elif about["state"] == "done" and about["checkpoints"] > 1:
+            last = (name, about["checkpoint"])
             with saver.cursor() as cursor:
                 for table in TABLES:
-                    last = kept[-1].checkpoint["id"]
-                    cursor.execute(f"DELETE FROM {table} WHERE thread_id = ? AND checkpoint_id != ?", (name, last))
-            went["checkpoints"] += len(kept) - 1
+                    cursor.execute(f"DELETE FROM {table} WHERE thread_id = ? AND checkpoint_id != ?", last)
+            went["checkpoints"] += about["checkpoints"] - 1
     return went

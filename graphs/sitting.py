@@ -176,8 +176,9 @@ def sit(
     start = {"question": question, "tokens": 0, "proposals": 0}
     # LangGraph waits for events on one of its threads
     threads = len(context.config.experts) + 1
-    own = (context, on_event, threads, decisions, context.settings)
-    state = run_thread(build(), "council", database, name, start, *own)
+    state = run_thread(
+        build(), "council", database, name, start, context, on_event, threads, decisions, context.settings
+    )
     return _result(cast(State, state), context, time.monotonic() - began)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,20 @@ def run_thread(
         if asked := _asked(state):
             raise Waiting(thread, asked)
         return state.values
+
+
+def copy_rows(
+    cursor: sqlite3.Cursor, table: str, thread: str, to: str, checkpoints: Sequence[str] | None = None
+) -> None:
+    """Copies the rows of a thread in a table as those of ``to``, all or those of some checkpoints: rows and not
+    objects, because the types of a graph that is not at hand could not be read."""
+    columns = [f'"{row[1]}"' for row in cursor.execute(f"PRAGMA table_info({table})")]
+    others = ", ".join(column for column in columns if column != '"thread_id"')
+    chosen = "" if checkpoints is None else f" AND checkpoint_id IN ({', '.join('?' * len(checkpoints))})"
+    cursor.execute(
+        f"INSERT INTO {table} (thread_id, {others}) SELECT ?, {others} FROM {table} WHERE thread_id = ?{chosen}",
+        (to, thread, *(checkpoints or ())),
+    )
 
 
 def _asked(state: Any) -> dict[str, Any]:

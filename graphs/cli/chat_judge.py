@@ -11,8 +11,11 @@ from rich.table import Table
 from rich.text import Text
 
 from agents.prompt import as_prompt
+from agents.thought import Thought, line
+from alignment.engine import Engine
 from alignment.errors import UsageError
 from explain.result import METHODS, from_json
+from explain.score import EngineScorer
 from graphs.chat import sitting_of
 from graphs.cli.council import tree as drawn
 from graphs.cli.output import console, printable
@@ -51,18 +54,9 @@ def judged(terminal: Terminal) -> Judged:
 
 
 def _finished(result: dict[str, Any]) -> list[tuple[str, str, float | None]]:
-    """The lines that the council finished, each conclusion once, the answer first, the others by score."""
-    thoughts = {thought["id"]: thought for thought in result["thoughts"]}
-
-    def whole(name: str) -> str:
-        steps = []
-        at: str | None = name
-        while at is not None:
-            steps.append(thoughts[at]["text"])
-            at = thoughts[at]["parent"]
-        return "\n".join(reversed(steps))
-
-    found = [(t["expert"], whole(t["id"]), t["score"]) for t in thoughts.values() if t["status"] == "final"]
+    """The lines that the council finished, each once, the answer first, the others by score."""
+    tree = {thought["id"]: Thought.model_validate(thought) for thought in result["thoughts"]}
+    found = [(t.expert, "\n".join(line(tree, t.id)), t.score) for t in tree.values() if t.status == "final"]
     found.sort(key=lambda one: (one[1] != result["answer"], -(one[2] if one[2] is not None else float("-inf"))))
     first: dict[str, tuple[str, str, float | None]] = {}
     for one in found:
@@ -81,7 +75,9 @@ def score(terminal: Terminal, argument: str) -> None:
             table.add_row(printable(expert), Text(printable(text)), "-" if value is None else f"{value:+.3f}")
         screen.print(table)
         return
-    [value] = _rewards(terminal, one.prompt, [one.text])
+    engine, function = _judge(terminal)
+    scorer = EngineScorer(engine) if engine and not function else FunctionScorer(function)
+    [value] = scorer.score(one.prompt, [one.text])
     screen.print(Text(f"reward of the last reply: {value:+.3f}"))
 
 
@@ -97,32 +93,22 @@ def why(terminal: Terminal, method: str) -> None:
         raise UsageError("the council finished no line, so there is nothing to explain; /tree shows what it wrote")
     if not texts[0].strip():
         raise UsageError("the last reply is empty, so there is nothing to explain")
-    function = _function(terminal)
-    how = How(method=method or "lime", units="auto")
-    if function is None and (terminal.talk.engine is None or "reward" not in terminal.talk.engine.roles):
-        raise UsageError(NO_JUDGE)
+    engine, function = _judge(terminal)
+    how = How(method=method or "lime")
     screen = console(sys.stdout)
     for shown in [texts[:1], texts] if len(texts) > 1 else [texts]:
         if len(shown) > 1:
             screen.print(Text("against the runner-up:"))
-        screen.print(rendered(from_json(explanation_of(terminal.talk.engine, function or "", one.prompt, shown, how))))
+        screen.print(rendered(from_json(explanation_of(engine, function, one.prompt, shown, how))))
 
 
-NO_JUDGE = "this model has no reward model; chat with a run that has one: junto chat game24"
-
-
-def _rewards(terminal: Terminal, prompt: list[dict[str, str]], texts: list[str]) -> list[float]:
-    if function := _function(terminal):
-        return FunctionScorer(function).score(prompt, texts)
-    engine = terminal.talk.engine
-    if engine is None or "reward" not in engine.roles:
-        raise UsageError(NO_JUDGE)
-    return engine.score([prompt] * len(texts), texts)
-
-
-def _function(terminal: Terminal) -> str | None:
-    run = terminal.talk.run
-    return (run.config().get("reward") or {}).get("function") if run else None
+def _judge(terminal: Terminal) -> tuple[Engine | None, str]:
+    """The engine whose reward model scores, or the run's function that does. Raises UsageError where neither is."""
+    run, engine = terminal.talk.run, terminal.talk.engine
+    function = str((run.config().get("reward") or {}).get("function") or "") if run else ""
+    if not function and (engine is None or "reward" not in engine.roles):
+        raise UsageError("this model has no reward model; chat with a run that has one: junto chat game24")
+    return engine, function
 
 
 def tree(terminal: Terminal, argument: str) -> None:

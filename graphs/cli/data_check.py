@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from graphs import rows as shapes
 from graphs.cli.output import printable
 from graphs.cli.tokenize import open_tokenizer
 from graphs.tasks import Row
-from graphs.tasks.jsonl import records
+from graphs.tasks.jsonl import distinct, records
 
 PARSERS: dict[str, Callable[[Any], Row]] = {
     "pairs": shapes.preference,
@@ -45,14 +44,14 @@ def check(path: Path, kind: str | None, tokenizer: str, limit: int) -> dict[str,
     rows, malformed = parsed[name]
     found: dict[str, Any] = {"file": str(path), "kind": name, "rows": len(read), "sound": len(rows)}
     found["malformed"] = malformed
-    found["repeated"] = _repeated(rows)
+    found["repeated"] = distinct(rows)[1]
     if name == "pairs":
-        scored = [place for place, row in rows if "score" in row]
+        scored = [row["source"] for row in rows if "score" in row]
         if 0 < len(scored) < len(rows):
-            pair = next(place for place, row in rows if "score" not in row)
+            pair = next(row["source"] for row in rows if "score" not in row)
             found["malformed"] = [*malformed, f"{scored[0]} has a score and {pair} a pair; a file holds one kind"]
         found["kind"] = "scores" if len(scored) * 2 > len(rows) else "pairs"
-    texts = {key: [_text(row[key]) for _, row in rows] for key in PARTS if rows and all(key in row for _, row in rows)}
+    texts = {key: [_text(row[key]) for row in rows] for key in PARTS if rows and all(key in row for row in rows)}
     encode = open_tokenizer(tokenizer).encode_batch
     tokens = {
         key: np.array([len(one.ids) for one in encode(own, add_special_tokens=False)]) for key, own in texts.items()
@@ -73,21 +72,10 @@ def _parsed(read: Sequence[tuple[str, Callable[[], Any]]], parse: Callable[[Any]
     rows, malformed = [], []
     for place, decode in read:
         try:
-            rows.append((place, parse(decode())))
+            rows.append(parse(decode()) | {"source": place})
         except ValueError as error:
             malformed.append(f"{place}: {error}")
     return rows, malformed
-
-
-def _repeated(rows: Sequence[tuple[str, Row]]) -> list[str]:
-    first: dict[str, str] = {}
-    found = []
-    for place, row in rows:
-        key = row.get("id") or json.dumps(row)
-        if key in first:
-            found.append(f"{place} repeats {first[key]}")
-        first.setdefault(key, place)
-    return found
 
 
 def _text(value: Any) -> str:

@@ -16,6 +16,7 @@ from typing import Any
 import orjson
 
 from graphs.server.refusals import Refusal
+from graphs.threads import copy_rows
 
 BUSY_SECONDS = 30.0  # how long another process may write
 ACTIVE = ("pending", "running")
@@ -149,12 +150,7 @@ class Records:
         self.thread(thread_id)
         with self._transaction() as cursor:
             for table in ("threads", "checkpoints", "writes"):
-                columns = [f'"{row["name"]}"' for row in cursor.execute(f"PRAGMA table_info({table})")]
-                rest = ", ".join(name for name in columns if name != '"thread_id"')
-                cursor.execute(
-                    f"INSERT INTO {table} (thread_id, {rest}) SELECT ?, {rest} FROM {table} WHERE thread_id = ?",
-                    (new_id, thread_id),
-                )
+                copy_rows(cursor, table, thread_id, new_id)
         return self.change_thread(new_id, created_at=now())
 
     def _threads(self, ids: Sequence[str]) -> list[Row]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import threading
 import uuid
 from collections import OrderedDict
@@ -16,7 +17,9 @@ from langgraph.checkpoint.sqlite import SqliteSaver
 from langgraph.errors import GraphDrained
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.runtime import RunControl
+from langgraph.types import Command
 
+from graphs.asking import tied
 from graphs.server.assistants import Assistant, assistant, checked
 from graphs.server.feed import Crew, Feed
 from graphs.server.records import Records, Row, connected
@@ -200,8 +203,12 @@ def events(graph: CompiledStateGraph, live: Live, config: Any, context: Any) -> 
     """Names and data of what a run tells, in the modes that were asked for; its last values are kept as ``final``."""
     request, partial = live.request, Partial()
     modes = {"messages" if mode == "messages-tuple" else mode for mode in request.modes} | {"values"}
+    given = request.input
+    if isinstance(given, Command) and given.resume is not None and graph.checkpointer:
+        asked = {one.id: one.value for one in graph.get_state(config_of(live.run["thread_id"])).interrupts}
+        given = dataclasses.replace(given, resume=tied(given.resume, asked))
     stream = graph.stream(
-        request.input,
+        given,
         config,
         context=context,
         stream_mode=sorted(modes),

@@ -222,15 +222,7 @@ def _as_it_is(row: Any) -> Any:
 
 def _distinct(path: Path, rows: list[Row], options: Options, notes: list[str]) -> list[Row]:
     """The rows without those that repeat an earlier one, where they are to be left out; says how many there are."""
-    first: dict[str, Row] = {}
-    kept, repeated = [], []
-    for row in rows:
-        key = row.get("id") or json.dumps({name: value for name, value in row.items() if name != "source"})
-        if key not in first:
-            first[key] = row
-            kept.append(row)
-        else:
-            repeated.append(f"{_place(row)} repeats {_place(first[key])}")
+    kept, repeated = distinct(rows)
     if not repeated:
         return rows
     prompts = "id" in rows[0]
@@ -240,6 +232,20 @@ def _distinct(path: Path, rows: list[Row], options: Options, notes: list[str]) -
     left_out = prompts or options.duplicates == "skip"
     notes.append(f"{said} {'left out' if left_out else 'kept'} ({_listed(repeated)})")
     return kept if left_out else rows
+
+
+def distinct(rows: list[Row]) -> tuple[list[Row], list[str]]:
+    """The rows that repeat no earlier one, and what the others repeat, by their places."""
+    first: dict[str, Row] = {}
+    kept, repeated = [], []
+    for row in rows:
+        key = row.get("id") or json.dumps({name: value for name, value in row.items() if name != "source"})
+        if key not in first:
+            first[key] = row
+            kept.append(row)
+        else:
+            repeated.append(f"{_place(row)} repeats {_place(first[key])}")
+    return kept, repeated
 
 
 def _split(path: Path, rows: list[Row], share: float) -> Splits:

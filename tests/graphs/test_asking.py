@@ -16,7 +16,7 @@ from alignment.errors import UsageError
 from alignment.run_dir import RunDir
 from graphs import kept_threads
 from graphs.align import run_align
-from graphs.asking import Waiting, allowed_in, answer, decision_of, request_of
+from graphs.asking import Waiting, allowed_in, answer, decision_of, request_of, tied
 from graphs.cli.asking import decided
 from graphs.cli.main import main
 from graphs.recipe import load_recipe
@@ -272,6 +272,16 @@ def test_a_fork_of_a_decided_thread_asks_again(trained: Path, capsys: pytest.Cap
 def test_decisions(given: Any, kind: str, more: Any) -> None:
     found = decision_of(given)
     assert found.kind == kind and more in ("", found.args, found.message)
+
+
+def test_what_a_client_goes_on_with_is_tied_to_what_it_was_shown() -> None:
+    request = {"action_requests": [{"name": "tool"}], "review_configs": []}
+    one, two = {"a": request}, {"a": request, "b": request | {"more": 1}}
+    shown = answer("approve") | {"shown": request}
+    assert tied(answer("approve"), one) == tied({"a": answer("approve")}, one) == {"a": shown}
+    assert tied({"a": answer("approve"), "b": answer("reject")}, two)["b"]["shown"] == two["b"]
+    for resume, asked in (("yes", {"a": "what?"}), (answer("approve"), two), ("yes", {}), ({"a": 1}, {"a": "what?"})):
+        assert tied(resume, asked) == resume
 
 
 def test_a_person_at_the_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
