@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -155,12 +155,17 @@ class RunDir:
         state: str = self.status().get("state", "pending")
         if state != "running" or not self._lock_file().exists():
             return state
-        with self._lock_file().open() as file:
+        return "interrupted" if self.owner() is None else state
+
+    def owner(self) -> int | None:
+        """The process that works on the run, 0 where it has not said which, or None."""
+        with suppress(FileNotFoundError), self._lock_file().open() as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:
-                return state
-        return "interrupted"
+                said = file.read()
+                return int(said) if said.isdecimal() else 0
+        return None
 
     # -- writing ------------------------------------------------------------------------------------------
 
@@ -173,13 +178,16 @@ class RunDir:
     def locked(self) -> Iterator[None]:
         """One process at a time trains a run. The lock goes with the process, however it ends."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self._lock_file().open("w") as file:
+        with self._lock_file().open("a+") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise UsageError(
                     f"another process is working on the run {self.path.name!r}; wait for it, or stop it"
                 ) from None
+            file.truncate(0)
+            file.write(str(os.getpid()))
+            file.flush()
             yield
 
     def _lock_file(self) -> Path:

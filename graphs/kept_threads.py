@@ -34,7 +34,10 @@ def opened(database: Path) -> Iterator[SqliteSaver]:
     if not database.is_file():
         raise UsageError(f"there are no threads in {database}; a council, a revision or a chat makes one")
     with closing(sqlite3.connect(database, check_same_thread=False)) as connection:
-        yield SqliteSaver(connection)
+        saver: Any = SqliteSaver(connection)
+        for build in BUILDERS.values():  # each adds the types of its state to those that may be read
+            saver = build().compile(checkpointer=saver).checkpointer
+        yield saver
 
 
 def names(saver: SqliteSaver) -> list[str]:

@@ -13,7 +13,8 @@ from rich.text import Text
 from rich.tree import Tree
 
 from agents.thought import call_line
-from graphs.cli.columns import Board, drawn, fits, one_line
+from graphs.board import Board, one_line
+from graphs.cli.columns import drawn, fits
 from graphs.cli.output import printable
 
 

@@ -5,30 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from alignment.errors import UsageError
 from alignment.run_dir import RunDir, write_atomic
 from graphs.cli.progress import Reporter
+from graphs.explaining import How, explanation_of
 from graphs.recipe import load_task
 from graphs.report import write_report
-
-
-@dataclass(frozen=True)
-class How:
-    """The options of both verbs. drill_down: None drills where the units are chosen for the user ("auto")."""
-
-    units: str = "auto"
-    method: str = "all"
-    perturbation: str = "remove"
-    on: str = "response"
-    seed: int = 0
-    budget: int | None = None
-    drill_down: bool | None = None
-    randomise: bool = False
-    png: Path | None = None
 
 
 def explain_text(
@@ -87,7 +73,8 @@ def _explain(run: RunDir, question: str, responses: list[str], how: How, compute
         raise UsageError("this run's reward is a function, which has no head to draw anew; leave --randomise out")
     engine = None if function and how.perturbation != "infill" else Engine.open(run.path, compute_dtype=compute_dtype)
     try:
-        explanation = explanation_of(engine, function, prompt, responses, how)
+        with Reporter() as report:
+            explanation = explanation_of(engine, function, prompt, responses, how, report)
     finally:
         if engine is not None:
             engine.close()
@@ -96,47 +83,6 @@ def _explain(run: RunDir, question: str, responses: list[str], how: How, compute
     if how.png is not None:
         _draw(explanation, how.png)
     return explanation
-
-
-def explanation_of(engine: Any, function: str, prompt: Any, responses: list[str], how: How) -> dict[str, Any]:
-    """The explanation of one response to the messages of ``prompt``, or of a pair, by the reward ``function`` or else
-    the reward model of an open ``engine``, as JSON. Raises UsageError."""
-    from alignment.embedded import cache_dir
-    from explain.score import EngineScorer, RandomHeadScorer
-    from graphs.explain import ExplainContext, graph
-    from graphs.infill import PolicyInfill
-    from graphs.rewards import FunctionScorer
-
-    with Reporter() as report:
-
-        def progress(scored: int, total: int) -> None:
-            report({"stage": "explain", "step": scored, "total": total})
-
-        try:
-            context = ExplainContext(
-                FunctionScorer(function) if function else EngineScorer(engine),
-                cache_dir=cache_dir() / "rewards",
-                progress=progress,
-                infill=PolicyInfill(engine, prompt) if how.perturbation == "infill" else None,
-                drill_down=how.units == "auto" if how.drill_down is None else how.drill_down,
-                randomised=RandomHeadScorer(engine) if how.randomise else None,
-                seed=how.seed,
-                budget=how.budget,
-            )
-            state: Any = {
-                "prompt": prompt,
-                "chosen": responses[0],
-                "units": how.units,
-                "method": how.method,
-                "perturbation": how.perturbation,
-                "on": how.on,
-            }
-            if len(responses) == 2:
-                state["rejected"] = responses[1]
-            explanation: dict[str, Any] = graph.invoke(state, context=context)["explanation"]
-            return explanation
-        except ValueError as error:  # explain's way of saying that it was asked something wrong
-            raise UsageError(str(error)) from error
 
 
 def _known(how: How, pair: bool) -> None:

@@ -47,6 +47,16 @@ def run_of(request: Request) -> tuple[Path, Any, Any]:
     return run.path, recipe, load_task(recipe.task, run.path)
 
 
+def base_of(recipe: Path) -> Path:
+    """What the paths in a recipe are relative to: its folder, or, where it is that of a run, what they were relative to
+    when the run began."""
+    from alignment.run_dir import RunDir
+
+    run = RunDir(recipe.parent)
+    began = run.environment().get("base") if recipe.name == "config.yaml" else None
+    return Path(began) if began else recipe.parent
+
+
 def without_run(request: Request) -> tuple[Any, Any]:
     """The recipe that is named, or one of defaults, with overrides, and its task."""
     from graphs.modules import file_of

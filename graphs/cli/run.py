@@ -9,7 +9,7 @@ from typing import IO, Any
 
 from alignment.errors import UsageError
 from graphs.cli.output import console, printable, write_json
-from graphs.cli.request import Request, run_of, show_plan, without_run
+from graphs.cli.request import Request, base_of, run_of, show_plan, without_run
 
 GRAPHS = {
     "align": "train a recipe: data, SFT, reward model, PPO, evaluation, report (RECIPE)",
@@ -72,7 +72,7 @@ def _align(request: Request, out: IO[str]) -> None:
     # quoted, so that a name such as 2026 stays text
     name = [f'name="{request.run}"'] if request.run is not None else []
     recipe = load_recipe(request.recipe, [*request.overrides, *name])
-    base = request.recipe.parent
+    base = base_of(request.recipe)
     if request.dry_run:
         show_plan(request, out, recipe, _align_plan(recipe, base, request))
         return

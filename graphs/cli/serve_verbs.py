@@ -1,4 +1,4 @@
-"""The verb ``junto serve``: its options; the work is in ``graphs.server``."""
+"""The verb ``junto serve``: its options; the work is in ``graphs.web`` and ``graphs.server``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from alignment.errors import UsageError
 from graphs.cli.options import RunsRoot
 
 
@@ -31,9 +30,14 @@ def serve(
     ] = None,
     runs_root: RunsRoot = Path("runs"),
 ) -> None:
-    """Serve models, their roles and councils to other programs."""
-    if not api:
-        raise UsageError("only --api is there yet, the server for other clients; junto serve --api")
-    from graphs.server.serve import serve as serve_models
+    """Open the page: a chat that shows a council think, and the runs. With --api, serve other programs."""
+    if api:
+        from graphs.server.serve import serve as serve_models
 
-    serve_models(models or ["embedded"], host, port, token, runs_root)
+        serve_models(models or ["embedded"], host, port, token, runs_root)
+        return
+    from alignment.shipped import shipped
+    from graphs.web.app import serve_page
+
+    # a council to look at, where one comes with the project
+    serve_page(models or list(shipped())[:1] or ["embedded"], host, port, token, runs_root)

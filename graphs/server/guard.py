@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import hmac
 import ipaddress
 import re
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +19,7 @@ from graphs.server.refusals import Refusal, busy, refused
 
 BODY_SECONDS = 30.0  # in which a body must arrive
 AUTHORITY = re.compile(r"(?:([A-Za-z0-9.-]+)|\[([0-9A-Fa-f:.]+)\])(?::[0-9]{1,5})?")
+CHALLENGE = 'Bearer, Basic realm="Junto: the token is the password, any name will do"'
 DRAINED = 16  # times the limit: what is read of a body that is too long, so that its sender hears why
 
 Message = MutableMapping[str, Any]
@@ -79,12 +82,20 @@ def check_token(headers: Mapping[str, str], token: str | None) -> None:
     """Raises Refusal (401) where a token is wanted and none of the two headers has it."""
     if token is None:
         return
-    scheme, _, bearer = headers.get("authorization", "").partition(" ")
-    given = [bearer.strip() if scheme.lower() == "bearer" else "", headers.get("x-api-key", "")]
+    scheme, _, credentials = headers.get("authorization", "").partition(" ")
+    given = [said_by(scheme.lower(), credentials.strip()), headers.get("x-api-key", "")]
     # both are compared, whatever the first one gives
     if not any([hmac.compare_digest(one.encode("utf-8", "replace"), token.encode()) for one in given]):
         sentence = "the token is missing or wrong; send it as Authorization: Bearer TOKEN or as x-api-key"
-        raise Refusal(401, sentence, code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"})
+        raise Refusal(401, sentence, code="invalid_api_key", headers={"WWW-Authenticate": CHALLENGE})
+
+
+def said_by(scheme: str, credentials: str) -> str:
+    """The token of an Authorization header: itself, or the password by which a browser sends it."""
+    if scheme == "basic":
+        with suppress(ValueError):
+            return base64.b64decode(credentials, validate=True).decode().partition(":")[2]
+    return credentials if scheme == "bearer" else ""
 
 
 async def read_body(headers: Mapping[str, str], receive: Receive, limit: int) -> bytes:

@@ -36,6 +36,7 @@ class Model:
     engine: Engine
     council: Seated | None = None
     created: int = 0
+    run: RunDir | None = None
 
     @property
     def roles(self) -> list[str]:
@@ -97,7 +98,7 @@ def opened(names: Sequence[str], runs_root: Path) -> Iterator[list[Model]]:
             if any(model.name == name for model in models):
                 raise UsageError(f"two models are called {name}; serve one of them, or rename its folder")
             engine = stack.enter_context(Engine.open(run.path if run else given, runs_root=runs_root))
-            models.append(Model(name, engine, council_of(run, engine) if run else None, int(time.time())))
+            models.append(Model(name, engine, council_of(run, engine) if run else None, int(time.time()), run))
         yield models
 
 

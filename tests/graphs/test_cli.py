@@ -13,8 +13,9 @@ from rich.console import Console
 from alignment.run_dir import RunDir
 from explain import explain_pair
 from explain.result import to_json
+from graphs.board import Board
 from graphs.cli import doctor
-from graphs.cli.columns import Board, drawn
+from graphs.cli.columns import drawn
 from graphs.cli.council import CouncilView, print_result
 from graphs.cli.main import main
 from graphs.cli.progress import Reporter, describe, duration
