@@ -150,8 +150,8 @@ class RunDir:
         return self.status()["stages"].get(stage, {}).get("results", {})
 
     def state(self) -> str:
-        """``pending``, ``running``, ``done``, ``failed`` or ``interrupted``: a run that says that it is running, while
-        no process holds its lock, was killed."""
+        """``pending``, ``running``, ``done``, ``failed``, ``waiting`` (for a person) or ``interrupted``: a run that
+        says that it is running, while no process holds its lock, was killed."""
         state: str = self.status().get("state", "pending")
         if state != "running" or not self._lock_file().exists():
             return state
@@ -195,17 +195,17 @@ class RunDir:
         return self.path.with_name(f".{self.path.name}.lock")
 
     def set_status(self, state: str, stage: str = "", message: str = "") -> None:
-        status = self.status()
-        status |= {"state": state, "stage": stage, "message": message, "updated": _now()}
+        self.update_status(state=state, stage=stage, message=message)
+
+    def update_status(self, **fields: Any) -> None:
+        status = self.status() | fields | {"updated": _now()}
         write_atomic(self.path / "status.json", json.dumps(status, indent=1) + "\n")
 
     def set_stage(self, stage: str, **fields: Any) -> None:
         """Updates one stage's entry: ``state``, ``step``, ``total``, ``seconds``, ``results``."""
-        status = self.status()
-        entry = status["stages"].setdefault(stage, {"state": "pending"})
-        entry |= fields
-        status |= {"stage": stage, "updated": _now()}
-        write_atomic(self.path / "status.json", json.dumps(status, indent=1) + "\n")
+        stages = self.status()["stages"]
+        stages[stage] = stages.get(stage, {"state": "pending"}) | fields
+        self.update_status(stage=stage, stages=stages)
 
     def rewind(self, file: str, stage: str, step: int) -> None:
         """Drops a stage's rows after ``step`` from ``metrics.jsonl`` or ``samples.jsonl``: they will come again."""

@@ -17,11 +17,14 @@ from functools import cached_property, partial
 from itertools import zip_longest
 from pathlib import Path
 from types import ModuleType
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import torch
+from langchain_core.runnables import RunnableConfig
+from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import END, START, StateGraph
 from langgraph.runtime import Runtime
+from langgraph.types import Command
 
 from alignment.adapter_files import load_role
 from alignment.backbone import Backbone
@@ -40,8 +43,10 @@ from alignment.sft import train_sft
 from explain.score import EngineScorer
 from graphs import audit as audits
 from graphs import before_after, rewards
+from graphs.asking import OnAsk, of_shown
 from graphs.environment import environment
 from graphs.gate import TRAINED
+from graphs.gate_person import WaitingRun, stage_of, stopped
 from graphs.modules import plain_text
 from graphs.recipe import Recipe, load_task, resolved
 from graphs.report import write_report
@@ -60,6 +65,7 @@ VERDICTS = {True: "solved", False: "not solved", None: "no checker to say whethe
 class State(TypedDict, total=False):
     done: list[str]  # stages, in order
     back: bool  # a gate was shut: what is not finished any more is trained again
+    stop: str  # why it ends early: a person said so
 
 
 @dataclass
@@ -160,6 +166,8 @@ def reward(state: State, runtime: Runtime[Context]) -> State:
     """Trains the reward model; where a function is the reward, there is nothing to train, and it is measured only."""
     c = runtime.context
     config, recipe = c.recipe.reward, c.recipe
+    if why := stopped(recipe.gate, c.run, "reward"):
+        return {"stop": why}
     if config.function is not None:
         rewards.refuse_changed_function(config, c.run)
         if not c.finished("reward"):
@@ -197,6 +205,8 @@ def audit(state: State, runtime: Runtime[Context]) -> State:
 def ppo(state: State, runtime: Runtime[Context]) -> State:
     c = runtime.context
     recipe = c.recipe
+    if why := stopped(recipe.gate, c.run, "ppo"):
+        return {"stop": why}
     # a run that came trained may have left its value model behind, which nothing after PPO has to have
     if not c.finished("ppo", "policy", *(("value",) if (c.run.path / "adapters" / "value").is_dir() else ())):
         prompts, corpus = c.data.prompts["train"], plain_text(recipe.ppo.ptx_corpus, c.base)
@@ -208,6 +218,8 @@ def ppo(state: State, runtime: Runtime[Context]) -> State:
 
 def evaluate(state: State, runtime: Runtime[Context]) -> State:
     c = runtime.context
+    if why := stopped(c.recipe.gate, c.run, "evaluate"):
+        return {"stop": why}
     if not c.finished("evaluate"):
         config = c.recipe.evaluate
         began = time.monotonic()
@@ -267,7 +279,7 @@ def council(state: State, runtime: Runtime[Context]) -> State:
 
 def report(state: State, runtime: Runtime[Context]) -> State:
     c = runtime.context
-    c.run.set_status("done", "report")
+    c.run.set_status("done", "report", state.get("stop", ""))
     write_report(c.run.path)
     return {"done": [*state["done"], "report"]}
 
@@ -290,7 +302,7 @@ def _next(stage: str, after: str) -> Callable[[State, Runtime[Context]], str]:
     def following(state: State, runtime: Runtime[Context]) -> str:
         if state.get("back"):  # what is finished is loaded again on the way
             return "data"
-        return "report" if runtime.context.recipe.stop_after == stage else after
+        return "report" if state.get("stop") or runtime.context.recipe.stop_after == stage else after
 
     return following
 
@@ -298,8 +310,11 @@ def _next(stage: str, after: str) -> Callable[[State, Runtime[Context]], str]:
 graph = build().compile(name="align")
 
 
-def run_align(recipe: Recipe, base: Path, runs_root: Path, fresh: bool, report: Report) -> Path:
-    """Runs the recipe, or goes on where it was left; returns the run directory."""
+def run_align(
+    recipe: Recipe, base: Path, runs_root: Path, fresh: bool, report: Report, on_ask: OnAsk | None = None
+) -> Path:
+    """Runs the recipe, or goes on where it was left; returns the run directory. Where it asks a person, ``on_ask``
+    answers; without it the run waits, and WaitingRun is raised."""
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1))
     task = load_task(recipe.task, base)
     rows = task.load(task.Options(**recipe.data), recipe.seed, base)
@@ -312,6 +327,8 @@ def run_align(recipe: Recipe, base: Path, runs_root: Path, fresh: bool, report: 
                 "several processes share PPO alone; first train up to the reward model in one process: "
                 "junto run align RECIPE --set stop_after=reward"
             )
+        if recipe.gate.ask_before:
+            raise UsageError("several processes cannot ask a person; add --set gate.ask_before=[]")
         if int(os.environ["RANK"]):
             _join(Context(with_changes(recipe, run), task, rows, run, lambda event: None, base))
             return run.path
@@ -328,7 +345,10 @@ def run_align(recipe: Recipe, base: Path, runs_root: Path, fresh: bool, report: 
         run.create(resolved(recipe), environment(recipe) | {"base": str(base.resolve())})
         run.set_status("running")
         try:
-            graph.invoke({"done": []}, {"recursion_limit": STEPS}, context=context)
+            _invoke(context, on_ask)
+        except WaitingRun as waiting:
+            run.update_status(state="waiting", waiting=stage_of(waiting.asked), message=str(waiting))
+            raise
         except BaseException as error:
             interrupted = isinstance(error, KeyboardInterrupt)
             with suppress(OSError):  # a full disk takes no status either; the error itself is what matters
@@ -338,6 +358,21 @@ def run_align(recipe: Recipe, base: Path, runs_root: Path, fresh: bool, report: 
         finally:
             context.close()
     return run.path
+
+
+def _invoke(context: Context, on_ask: OnAsk | None) -> None:
+    """Runs the graph to its end. Its checkpoints are for a person's answer alone, and are not kept: what is done, and
+    what was decided, is in the run."""
+    config: RunnableConfig = {"recursion_limit": STEPS, "configurable": {"thread_id": context.run.path.name}}
+    asking = build().compile(name="align", checkpointer=InMemorySaver())
+    given: Any = {"done": []}
+    while True:
+        asked = {one.id: one.value for one in asking.invoke(given, config, context=context).get("__interrupt__", [])}
+        if not asked:
+            return
+        if on_ask is None:
+            raise WaitingRun(context.run, asked)
+        given = Command(resume=of_shown(on_ask(WaitingRun(context.run, asked)), asked))
 
 
 def _join(context: Context) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from pydantic import Field, field_validator
 
@@ -53,6 +53,9 @@ class GateConfig(Settings):
         default_factory=dict,
         description="figure -> bound: sft.perplexity, reward.pair_accuracy, validation.reward, validation.solved, "
         "validation.kl, validation.plain-text, validation.knowledge, validation.sense -> '<= 3' or '>= sft'",
+    )
+    ask_before: list[Literal["reward", "ppo", "evaluate"]] = Field(
+        default_factory=list, description="stages before which a person decides whether the run goes on"
     )
     retries: int = Field(0, ge=0, le=5, description="times that a stage is trained again")
     change: dict[str, float] = Field(

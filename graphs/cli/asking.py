@@ -9,10 +9,11 @@ from typing import Any
 from graphs.asking import Asked, OnAsk, Waiting, allowed_in, answer, request_of
 from graphs.cli.council import CouncilView
 from graphs.cli.output import printable
+from graphs.cli.progress import Reporter
 
 
-def at_hand(view: CouncilView) -> OnAsk | None:
-    """Who decides while a council sits: the person at the terminal, or nobody where there is none."""
+def at_hand(view: CouncilView | Reporter) -> OnAsk | None:
+    """Who decides while a council sits or a run trains: the person at the terminal, or nobody where there is none."""
     if not sys.stdin.isatty():
         return None
 
@@ -58,6 +59,7 @@ def described(asked: Asked) -> list[str]:
     found = [printable(request["description"])]
     if request["name"] == "tool":
         found.append(f"  {printable(args['tool'])}({printable(json.dumps(args['arguments'], ensure_ascii=False))})")
+    found += [f"  {printable(name)}: {value:.4g}" for name, value in args.get("figures", {}).items()]
     for number, line in enumerate(args.get("lines", []), 1):
         score = "" if line["score"] is None else f"  {line['score']:+.2f}"
         shown = printable(line["answer"]).replace("\n", " / ")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import IO, Any
 
@@ -54,6 +55,15 @@ class Reporter:
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self.live:
             self.live.stop()
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Inside, the terminal is free for something else."""
+        self.__exit__(None, None, None)
+        try:
+            yield
+        finally:
+            self.__enter__()
 
     def __call__(self, event: dict[str, Any]) -> None:
         stage, step, total = event["stage"], event.get("step"), event.get("total")

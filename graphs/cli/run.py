@@ -78,10 +78,11 @@ def _align(request: Request, out: IO[str]) -> None:
         return
 
     from graphs.align import run_align
+    from graphs.cli.asking import at_hand
     from graphs.cli.progress import Reporter
 
     with Reporter() as report:
-        path = run_align(recipe, base, request.runs_root, request.fresh, report)
+        path = run_align(recipe, base, request.runs_root, request.fresh, report, at_hand(report))
     page = path / "report.html"
     if request.as_json:
         from alignment.run_dir import RunDir

@@ -78,3 +78,19 @@ def runs_rm(
 
     for name in remove_runs(names, runs_root, yes):
         print(f"removed {name}")
+
+
+@app.command("decide")
+def runs_decide(
+    name: Annotated[str, typer.Argument(metavar="RUN", help="A run that waits, by name or path.")],
+    decision: Annotated[str, typer.Argument(help="approve or reject.")],
+    message: Annotated[str, typer.Option("--message", help="Why.")] = "",
+    runs_root: RunsRoot = Path("runs"),
+) -> None:
+    """Decide for a run that waits before a stage; its own command then goes on."""
+    from alignment.run_dir import RunDir
+    from graphs.gate_person import decide
+
+    run = RunDir.open(name, runs_root)
+    stage = decide(run, decision, message)
+    print(f"{decision} before {stage}; go on: junto run align {run.path}/config.yaml --run {run.path.name}")

@@ -68,8 +68,9 @@ def build_app(site: Site, policy: Policy) -> FastAPI:
 
     blue = {"button_primary_background_fill": LIGHT["link"], "button_primary_background_fill_hover": LIGHT["c1"]}
     dark = {f"{name}_dark": value for name, value in blue.items()}
-    theme = gr.themes.Default(primary_hue="blue", font=SYSTEM, font_mono=["ui-monospace", "monospace"])
-    theme = theme.set(button_primary_text_color="white", button_primary_text_color_dark="white", **blue, **dark)
+    theme = gr.themes.Default(primary_hue="blue", font=SYSTEM, font_mono=["ui-monospace", "monospace"]).set(
+        button_primary_text_color="white", button_primary_text_color_dark="white", **blue, **dark
+    )
     gr.mount_gradio_app(
         app,
         build_page(site),

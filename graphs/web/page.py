@@ -274,6 +274,10 @@ def runs_tab(page: gr.Blocks, site: Site) -> None:
         settings = gr.Textbox(label="Other settings, one KEY=VALUE a line, such as sft.steps=40", lines=2)
         start = gr.Button("Start training", variant="primary")
     told = html("", "told")
+    with gr.Row(visible=False) as deciding:
+        reason = gr.Textbox(label="Your reason", max_lines=1, max_length=500)
+        approve = gr.Button("Approve, go on", variant="primary", min_width=120)
+        reject = gr.Button("End it here", min_width=120)
     shown = html("", "run")
     evaluations = html("", "evaluations")
     timer = gr.Timer(2.0)
@@ -282,8 +286,11 @@ def runs_tab(page: gr.Blocks, site: Site) -> None:
     def looked(name: str | None, last: str) -> tuple[Any, ...]:
         """The run as it is now; what has not changed is not sent again."""
         there = trainings.runs()
-        part = run_part(trainings, name) if name in there else fragments.sentence("there is no run yet", "soft")
-        return (gr.skip() if part == last else part), part, gr.update(choices=there)
+        if name not in there:
+            return fragments.sentence("there is no run yet", "soft"), "", gr.update(choices=there), gr.skip()
+        part = run_part(trainings, name)
+        waits = trainings.run(name).state() == "waiting"
+        return (gr.skip() if part == last else part), part, gr.update(choices=there), gr.update(visible=waits)
 
     def begun(recipe: str | None, called: str, settings: str) -> tuple[Any, ...]:
         try:
@@ -304,11 +311,16 @@ def runs_tab(page: gr.Blocks, site: Site) -> None:
 
         return done
 
+    def decided_on(kind: str, name: str | None, reason: str) -> str:
+        return doing(lambda name: trainings.decide(name, kind, reason.strip()), "{name} goes on")(name)
+
     hidden: dict[str, Any] = {"queue": False, "api_visibility": "private", "show_progress": "hidden"}
-    looking: dict[str, Any] = {"inputs": [name, last], "outputs": [shown, last, name], **hidden}
+    looking: dict[str, Any] = {"inputs": [name, last], "outputs": [shown, last, name, deciding], **hidden}
     gr.on([page.load, timer.tick, name.change], looked, **looking)
     page.load(lambda: fragments.rendered("evaluations_link.html.j2"), None, evaluations, **hidden)
     start.click(begun, [recipe, called, settings], [told, name], **hidden)
     stopped = "{name} stops at its next step, and keeps what it has"
     stop.click(doing(trainings.stop, stopped), name, told, **hidden)
+    for button, kind in ((approve, "approve"), (reject, "reject")):
+        button.click(partial(decided_on, kind), [name, reason], told, **hidden)
     resume.click(doing(trainings.resume, "{name} goes on"), name, told, **hidden)

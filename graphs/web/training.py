@@ -12,6 +12,7 @@ from pathlib import Path
 
 from alignment.errors import UsageError
 from alignment.run_dir import RunDir
+from graphs.gate_person import decide
 from graphs.recipe import load_recipe
 
 COMMAND = "import sys; from graphs.cli.main import main; sys.exit(main())"
@@ -71,6 +72,11 @@ class Trainings:
         if "base" not in run.environment():
             raise UsageError(f"{name} came trained; there is nothing to go on with")
         self._begin(run.path / "config.yaml", name, [])
+
+    def decide(self, name: str, kind: str, message: str) -> None:
+        """A person's word for a run that waits, which then goes on, or ends with its report. Raises UsageError."""
+        decide(self.run(name), kind, message)
+        self.resume(name)
 
     def _begin(self, recipe: Path, name: str, settings: Sequence[str]) -> None:
         if busy := self.working():

@@ -13,7 +13,10 @@ from pydantic import ValidationError
 from alignment.errors import JuntoError, UsageError
 from alignment.run_dir import RunDir
 from graphs.align import run_align
+from graphs.asking import OnAsk, Waiting, answer, request_of
+from graphs.cli.main import main
 from graphs.gate import GateConfig, bound, missed
+from graphs.gate_person import WaitingRun
 from graphs.recipe import load_recipe
 from graphs.report.page import render
 
@@ -70,7 +73,9 @@ def test_mistakes_are_one_sentence(settings: dict[str, Any], sentence: str) -> N
         GateConfig(**settings)
 
 
-def aligned(folder: Path, model: Path, report: Any = lambda event: None, **gate: Any) -> RunDir:
+def aligned(
+    folder: Path, model: Path, report: Any = lambda event: None, on_ask: OnAsk | None = None, **gate: Any
+) -> RunDir:
     content = {
         "name": "tiny",
         "data": {"lines": 24, "pairs": 16, "prompts": 24},
@@ -83,7 +88,7 @@ def aligned(folder: Path, model: Path, report: Any = lambda event: None, **gate:
         "gate": gate,
     }
     (folder / "recipe.yaml").write_text(yaml.safe_dump(content))
-    return RunDir(run_align(load_recipe(folder / "recipe.yaml"), folder, folder / "runs", False, report))
+    return RunDir(run_align(load_recipe(folder / "recipe.yaml"), folder, folder / "runs", False, report, on_ask))
 
 
 def test_ppo_is_trained_again_with_other_settings_and_the_run_ends_with_a_reason(
@@ -145,3 +150,35 @@ def test_sft_is_sent_back_before_the_reward_model_begins_and_a_kill_loses_nothin
 def test_a_figure_that_the_run_does_not_measure_ends_it_with_a_sentence(tmp_path: Path, tiny_model: Path) -> None:
     with pytest.raises(UsageError, match="gate.require: reward.accuracy is not measured in this run; there are .*auc"):
         aligned(tmp_path, tiny_model, require={"reward.accuracy": "> 0"})
+
+
+def test_a_person_decides_before_a_stage_at_once_or_later(
+    tmp_path: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gate: dict[str, Any] = {"ask_before": ["reward", "ppo"]}
+    with pytest.raises(WaitingRun, match="'tiny' waits for a decision before reward; junto runs decide tiny approve"):
+        aligned(tmp_path, tiny_model, **gate)
+    run = RunDir(tmp_path / "runs" / "tiny")
+    assert run.state() == "waiting" and "reward" not in run.status()["stages"]
+    decide = ["runs", "decide", "tiny", "--runs-root", str(tmp_path / "runs")]
+    assert main([*decide, "maybe"]) == 2 and "'maybe' is no decision" in capsys.readouterr().err
+    assert main([*decide, "approve"]) == 0
+    with pytest.raises(WaitingRun, match="before ppo"):  # what was approved is not asked again
+        aligned(tmp_path, tiny_model, **gate)
+    assert run.done("reward")
+    assert main([*decide, "reject", "--message", "it rewards length"]) == 0
+    aligned(tmp_path, tiny_model, **gate)
+    assert run.state() == "done" and run.status()["message"] == "a person ended it before ppo: it rewards length"
+    assert not run.done("ppo") and (run.path / "report.html").is_file()
+    assert main([*decide, "approve"]) == 2 and "waits for no decision; it is done" in capsys.readouterr().err
+    asked: list[Any] = []
+
+    def on_ask(waiting: Waiting) -> dict[str, Any]:
+        asked.extend(waiting.asked.values())
+        return {name: answer("approve") for name in waiting.asked}
+
+    aligned(tmp_path, tiny_model, on_ask=on_ask, **gate)  # whoever starts it again is asked again
+    assert [request_of(one)["args"]["stage"] for one in asked] == ["ppo"]
+    figures = request_of(asked[0])["args"]["figures"]
+    assert figures["pair_accuracy"] == run.results("reward")["pair_accuracy"]["value"]
+    assert run.done("evaluate") and run.state() == "done"
