@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import bisect
 import secrets
-import sqlite3
 import threading
 import time
 from collections.abc import Callable, Generator, Sequence
@@ -26,13 +25,13 @@ from langchain_core.messages import (
     message_chunk_to_message,
 )
 from langchain_core.runnables import RunnableConfig
-from langgraph.checkpoint.sqlite import SqliteSaver
 from langgraph.graph import START, StateGraph
 from langgraph.graph.message import add_messages
 from langgraph.runtime import Runtime
 from typing_extensions import TypedDict  # of which pydantic makes schemas on Python 3.11, too
 
 from alignment.errors import UsageError
+from graphs.database import Database
 
 Event = dict[str, Any]
 
@@ -139,31 +138,26 @@ graph = build().compile(name="chat")
 
 
 class Chats:
-    """Conversations in a SQLite file: the graph's checkpoints, and a table that lists them.
+    """Conversations in a database: the graph's checkpoints, and a table that lists them.
 
-    The file may hold checkpoints of other graphs: the threads of this one start with ``chat/``.
+    It may hold checkpoints of other graphs: the threads of this one start with ``chat/``.
     """
 
     def __init__(self, path: Path, model: str, context: Context) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch(mode=0o600)  # what people say to a model is theirs
         self.model = model
         self.context = context
-        # the checkpointer's connection is used from the graph's own threads, one at a time
-        self._connection = sqlite3.connect(path, check_same_thread=False)
-        self._saver = SqliteSaver(self._connection)
-        self._graph = build().compile(checkpointer=self._saver, name="chat")
-        with self._saver.cursor() as cursor:
-            cursor.execute(
+        self._database = Database(path)
+        self._graph = build().compile(checkpointer=self._database.saver, name="chat")
+        with self._database.exclusive() as execute:
+            execute(
                 "CREATE TABLE IF NOT EXISTS chats (session TEXT PRIMARY KEY, model TEXT NOT NULL, "
-                "title TEXT NOT NULL, updated REAL NOT NULL)"
+                "title TEXT NOT NULL, updated DOUBLE PRECISION NOT NULL)"
             )
 
     def sessions(self) -> list[Session]:
         """All of this file, the last one first."""
-        with self._saver.cursor(transaction=False) as cursor:
-            rows = cursor.execute("SELECT session, model, title, updated FROM chats ORDER BY updated DESC").fetchall()
-        return [Session(*row) for row in rows]
+        rows = self._database.rows("SELECT session, model, title, updated FROM chats ORDER BY updated DESC")
+        return [Session(row["session"], row["model"], row["title"], row["updated"]) for row in rows]
 
     def last(self) -> str | None:
         """The session of this model that was used last."""
@@ -211,15 +205,15 @@ class Chats:
         self._list(session, asked)
 
     def _list(self, session: str, title: str) -> None:
-        with self._saver.cursor() as cursor:
-            cursor.execute(
+        with self._database.exclusive("chats") as execute:
+            execute(
                 "INSERT INTO chats VALUES (?, ?, ?, ?) ON CONFLICT (session) "
                 "DO UPDATE SET model = excluded.model, updated = excluded.updated",
-                (session, self.model, " ".join(title.split())[:60], time.time()),
+                *(session, self.model, " ".join(title.replace("\0", " ").split())[:60], time.time()),
             )
 
     def close(self) -> None:
-        self._connection.close()
+        self._database.close()
 
 
 def new_name() -> str:

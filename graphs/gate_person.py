@@ -7,10 +7,10 @@ from typing import Any
 
 from alignment.errors import UsageError
 from alignment.run_dir import RunDir
-from graphs.asking import Decision, Waiting, ask
+from graphs.asking import Decision, Kind, Waiting, ask
 from graphs.gate import GateConfig
 
-KINDS = ("approve", "reject")
+KINDS: tuple[Kind, ...] = ("approve", "reject")
 BEFORE = {"reward": "sft", "ppo": "reward", "evaluate": "ppo"}  # whose figures a person then looks at
 
 

@@ -1,19 +1,18 @@
-"""A graph's run as a thread in a SQLite file: a checkpoint after every step, and going on where it stopped."""
+"""A graph's run as a thread in a database: a checkpoint after every step, and going on where it stopped."""
 
 from __future__ import annotations
 
-import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from langgraph.checkpoint.sqlite import SqliteSaver
 from langgraph.graph import StateGraph
 from langgraph.types import Command
 
 from alignment.errors import UsageError
 from graphs.asking import Waiting, of_shown
+from graphs.database import Database
 
 
 def run_thread(
@@ -37,9 +36,8 @@ def run_thread(
     """
     config: Any = {"configurable": {"thread_id": thread}, "max_concurrency": max_concurrency}
     config["metadata"] = {"settings": settings}  # LangGraph keeps texts and numbers
-    # the checkpointer's connection is used from the graph's own threads, one at a time
-    with closing(sqlite3.connect(database, check_same_thread=False)) as connection:
-        graph = builder.compile(checkpointer=SqliteSaver(connection), name=name)
+    with closing(Database(database)) as opened:
+        graph = builder.compile(checkpointer=opened.saver, name=name)
         kept = graph.get_state(config)
         about = kept.values.get("question", start["question"])
         if about != start["question"]:
@@ -56,20 +54,6 @@ def run_thread(
         if asked := _asked(state):
             raise Waiting(thread, asked)
         return state.values
-
-
-def copy_rows(
-    cursor: sqlite3.Cursor, table: str, thread: str, to: str, checkpoints: Sequence[str] | None = None
-) -> None:
-    """Copies the rows of a thread in a table as those of ``to``, all or those of some checkpoints: rows and not
-    objects, because the types of a graph that is not at hand could not be read."""
-    columns = [f'"{row[1]}"' for row in cursor.execute(f"PRAGMA table_info({table})")]
-    others = ", ".join(column for column in columns if column != '"thread_id"')
-    chosen = "" if checkpoints is None else f" AND checkpoint_id IN ({', '.join('?' * len(checkpoints))})"
-    cursor.execute(
-        f"INSERT INTO {table} (thread_id, {others}) SELECT ?, {others} FROM {table} WHERE thread_id = ?{chosen}",
-        (to, thread, *(checkpoints or ())),
-    )
 
 
 def _asked(state: Any) -> dict[str, Any]:

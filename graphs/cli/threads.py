@@ -19,6 +19,7 @@ from graphs.asking import Waiting, allowed_in, answer, request_of
 from graphs.cli.asking import at_hand, described
 from graphs.cli.council import CouncilView
 from graphs.cli.output import console, printable
+from graphs.database import address
 
 LONGEST = 60  # characters of a question in a table
 
@@ -29,7 +30,7 @@ def database_of(run: RunDir) -> Path:
 
 def listing(run: RunDir) -> dict[str, Any]:
     """``{"threads": [...]}``, the newest first."""
-    if not database_of(run).is_file():
+    if not database_of(run).is_file() and not address():
         return {"threads": []}
     with kept_threads.opened(database_of(run)) as saver:
         return {"threads": [_summary(kept_threads.state_of(saver, name)) for name in kept_threads.names(saver)]}

@@ -1,24 +1,22 @@
-"""What is known of threads and runs beside their checkpoints, in the same SQLite file, which processes may share."""
+"""What is known of threads and runs beside their checkpoints, in the same database, which processes of a machine may
+share."""
 
 from __future__ import annotations
 
 import fcntl
 import re
-import sqlite3
-import threading
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import orjson
 
+from graphs.database import Database, Execute
 from graphs.server.refusals import Refusal
-from graphs.threads import copy_rows
 
-BUSY_SECONDS = 30.0  # how long another process may write
 ACTIVE = ("pending", "running")
 LOST = "the server ended before the run did; a run without an input goes on with it"
 
@@ -39,15 +37,6 @@ JSON_COLUMNS = ("metadata", "values", "interrupts", "kwargs")
 Row = dict[str, Any]
 
 
-def connected(path: Path) -> sqlite3.Connection:
-    """A connection for several threads, one at a time; the file is for its owner alone."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.touch(mode=0o600)  # what people say to a model is theirs
-    connection = sqlite3.connect(path, timeout=BUSY_SECONDS, check_same_thread=False)
-    connection.execute("PRAGMA journal_mode=WAL")
-    return connection
-
-
 def now() -> str:
     return datetime.now(UTC).isoformat()
 
@@ -57,21 +46,19 @@ class Records:
     runs that go on from those whose process is gone."""
 
     def __init__(self, path: Path) -> None:
-        self._connection = connected(path)
-        self._connection.row_factory = sqlite3.Row
-        self._connection.isolation_level = None  # transactions are begun by hand
-        self._lock = threading.Lock()
+        self._database = Database(path)
         self._folder = path.parent
         self.owner = f".{path.name}.{uuid.uuid4().hex}"
         unlocked = self._folder / f"{self.owner}.new"  # others take a file that nobody locks for one of the gone
         self._own = unlocked.open("w")
         fcntl.flock(self._own, fcntl.LOCK_EX)
         unlocked.rename(self._folder / self.owner)
-        with self._lock:
-            self._connection.executescript(TABLES)
+        with self._database.exclusive() as execute:
+            for statement in TABLES.split(";")[:-1]:
+                execute(statement)
 
     def close(self) -> None:
-        self._connection.close()
+        self._database.close()
         (self._folder / self.owner).unlink(missing_ok=True)
         self._own.close()
 
@@ -79,13 +66,13 @@ class Records:
 
     def add_thread(self, thread_id: str, metadata: Mapping[str, Any], if_exists: str = "raise") -> Row:
         """Raises Refusal (409) where there is one already, unless ``if_exists`` is "do_nothing"."""
-        with self._transaction() as cursor:
-            if cursor.execute("SELECT 1 FROM threads WHERE thread_id = ?", (thread_id,)).fetchone():
+        with self._changing() as execute:
+            if execute("SELECT 1 AS there FROM threads WHERE thread_id = ?", thread_id):
                 if if_exists != "do_nothing":
                     raise Refusal(409, f'there is a thread {thread_id} already; give if_exists="do_nothing"')
             else:
                 row = (thread_id, now(), now(), _dumped(metadata), "idle", "null", "{}")
-                cursor.execute("INSERT INTO threads VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+                execute("INSERT INTO threads VALUES (?, ?, ?, ?, ?, ?, ?)", *row)
         return self.thread(thread_id)
 
     def thread(self, thread_id: str) -> Row:
@@ -93,7 +80,7 @@ class Records:
         return next(iter(self._threads([thread_id]))) if self.has_thread(thread_id) else _absent("thread", thread_id)
 
     def has_thread(self, thread_id: str) -> bool:
-        return bool(self._all("SELECT 1 FROM threads WHERE thread_id = ?", thread_id))
+        return bool(self._all("SELECT 1 AS there FROM threads WHERE thread_id = ?", thread_id))
 
     def search(self, wanted: Mapping[str, Any]) -> list[str]:
         """Ids of the threads that have the wanted ``metadata``, ``values``, ``status`` and ``ids``, in the order that
@@ -106,7 +93,7 @@ class Records:
         found = []
         columns = 'thread_id, metadata, status, "values"' if wanted.get("values") else "thread_id, metadata, status"
         direction = "ASC" if str(wanted.get("sort_order")).lower() == "asc" else "DESC"
-        rows = self._all(f"SELECT {columns} FROM threads ORDER BY {order} {direction}, rowid {direction}")
+        rows = self._all(f"SELECT {columns} FROM threads ORDER BY {order} {direction}, thread_id {direction}")
         active = self._active()
         for row in rows:
             status = "busy" if row["thread_id"] in active else row["status"]
@@ -125,32 +112,32 @@ class Records:
 
     def change_thread(self, thread_id: str, **changes: Any) -> Row:
         """Sets columns; ``metadata`` is added to what is there. Raises Refusal (404)."""
-        with self._transaction() as cursor:
-            row = cursor.execute("SELECT metadata FROM threads WHERE thread_id = ?", (thread_id,)).fetchone()
-            if row is None:
+        with self._changing() as execute:
+            rows = execute("SELECT metadata FROM threads WHERE thread_id = ?", thread_id)
+            if not rows:
                 _absent("thread", thread_id)
             if "metadata" in changes:
-                changes["metadata"] = orjson.loads(row["metadata"]) | changes["metadata"]
+                changes["metadata"] = orjson.loads(rows[0]["metadata"]) | changes["metadata"]
             changes["updated_at"] = now()
             names = ", ".join(f'"{name}" = ?' for name in changes)
             values = [_dumped(value) if name in JSON_COLUMNS else value for name, value in changes.items()]
-            cursor.execute(f"UPDATE threads SET {names} WHERE thread_id = ?", (*values, thread_id))
+            execute(f"UPDATE threads SET {names} WHERE thread_id = ?", *values, thread_id)
         return self.thread(thread_id)
 
     def remove_thread(self, thread_id: str) -> None:
         """Raises Refusal: 404, or 409 while a run goes on."""
         if self.thread(thread_id)["status"] == "busy":
             raise Refusal(409, f"a run goes on in the thread {thread_id}; cancel it first")
-        with self._transaction() as cursor:
-            for table in ("threads", "runs", "checkpoints", "writes"):
-                cursor.execute(f"DELETE FROM {table} WHERE thread_id = ?", (thread_id,))
+        with self._changing() as execute:
+            for table in ("threads", "runs", *self._database.tables):
+                execute(f"DELETE FROM {table} WHERE thread_id = ?", thread_id)
 
     def copy_thread(self, thread_id: str, new_id: str) -> Row:
         """A thread with the same state and history; runs stay where they are."""
         self.thread(thread_id)
-        with self._transaction() as cursor:
-            for table in ("threads", "checkpoints", "writes"):
-                copy_rows(cursor, table, thread_id, new_id)
+        with self._changing() as execute:
+            for table in ("threads", *self._database.tables):
+                self._database.copy(execute, table, thread_id, new_id)
         return self.change_thread(new_id, created_at=now())
 
     def _threads(self, ids: Sequence[str]) -> list[Row]:
@@ -170,21 +157,18 @@ class Records:
         """A run that is about to begin. Raises Refusal (409) where another one goes on in the thread."""
         run_id = str(uuid.uuid4())
         self.recover()
-        with self._transaction() as cursor:
+        with self._changing() as execute:
             sql = "SELECT run_id FROM runs WHERE thread_id = ? AND status IN (?, ?)"
-            if cursor.execute(sql, (thread_id, *ACTIVE)).fetchone():
+            if execute(sql, thread_id, *ACTIVE):
                 raise Refusal(409, f"a run goes on in the thread {thread_id}; wait for it, or cancel it")
             row = (run_id, thread_id, assistant_id, now(), now(), "running", _dumped(metadata), _dumped(kwargs))
-            cursor.execute(
-                "INSERT INTO runs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", (*row, strategy, self.owner, None)
-            )
+            execute("INSERT INTO runs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", *row, strategy, self.owner, None)
         return self.run(thread_id, run_id)
 
     def end_run(self, run_id: str, status: str, error: str | None = None) -> None:
-        with self._transaction() as cursor:
-            cursor.execute(
-                "UPDATE runs SET status = ?, updated_at = ?, error = ? WHERE run_id = ?", (status, now(), error, run_id)
-            )
+        with self._changing() as execute:
+            changed = "UPDATE runs SET status = ?, updated_at = ?, error = ? WHERE run_id = ?"
+            execute(changed, status, now(), error, run_id)
 
     def run(self, thread_id: str, run_id: str) -> Row:
         """Raises Refusal (404)."""
@@ -195,16 +179,16 @@ class Records:
         """Those of a thread, the newest first."""
         self.thread(thread_id)
         return self._all(
-            "SELECT * FROM runs WHERE thread_id = ? AND (? IS NULL OR status = ?) "
-            "ORDER BY created_at DESC, rowid DESC LIMIT ? OFFSET ?",
+            "SELECT * FROM runs WHERE thread_id = ? AND (CAST(? AS TEXT) IS NULL OR status = ?) "
+            "ORDER BY created_at DESC, run_id DESC LIMIT ? OFFSET ?",
             *(thread_id, status, status, limit, offset),
         )
 
     def remove_run(self, thread_id: str, run_id: str) -> None:
         if self.run(thread_id, run_id)["status"] in ACTIVE:
             raise Refusal(409, f"the run {run_id} goes on; cancel it first")
-        with self._transaction() as cursor:
-            cursor.execute("DELETE FROM runs WHERE run_id = ?", (run_id,))
+        with self._changing() as execute:
+            execute("DELETE FROM runs WHERE run_id = ?", run_id)
 
     def recover(self) -> list[str]:
         """Ends the runs of processes that are gone, as interrupted; returns their threads."""
@@ -231,23 +215,11 @@ class Records:
             return False
         return True
 
-    # -- SQLite -------------------------------------------------------------------------------------------
-
-    @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Cursor]:
-        with self._lock:
-            cursor = self._connection.cursor()
-            cursor.execute("BEGIN IMMEDIATE")
-            try:
-                yield cursor
-                cursor.execute("COMMIT")
-            except BaseException:
-                cursor.execute("ROLLBACK")
-                raise
+    def _changing(self) -> AbstractContextManager[Execute]:
+        return self._database.exclusive("threads", "runs")
 
     def _all(self, sql: str, *values: Any) -> list[Row]:
-        with self._lock:
-            rows = [dict(row) for row in self._connection.execute(sql, values).fetchall()]
+        rows = self._database.rows(sql, *values)
         return [{k: orjson.loads(v) if k in JSON_COLUMNS else v for k, v in row.items()} for row in rows]
 
 

@@ -13,16 +13,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from langgraph.checkpoint.sqlite import SqliteSaver
 from langgraph.errors import GraphDrained
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.runtime import RunControl
 from langgraph.types import Command
 
 from graphs.asking import tied
+from graphs.database import Database
 from graphs.server.assistants import Assistant, assistant, checked
 from graphs.server.feed import Crew, Feed
-from graphs.server.records import Records, Row, connected
+from graphs.server.records import Records, Row
 from graphs.server.refusals import Refusal, refusal_of
 from graphs.server.run_requests import RunRequest
 from graphs.server.states import Partial, dumped, plain, summary_of
@@ -60,16 +60,15 @@ def told(error: Refusal) -> Row:
 
 
 class Runner:
-    """Assistants, and the threads and runs in one SQLite file."""
+    """Assistants, and the threads and runs in one database."""
 
     def __init__(self, assistants: Sequence[Assistant], database: Path, crew: Crew) -> None:
         self.assistants = assistants
         self.crew = crew
         self.records = Records(database)
-        self._connection = connected(database)
-        self._saver = SqliteSaver(self._connection)
-        self._saver.setup()
-        self._graphs = {one.assistant_id: one.builder.compile(self._saver, name=one.graph_id) for one in assistants}
+        self._database = Database(database)
+        saver = self._database.saver
+        self._graphs = {one.assistant_id: one.builder.compile(saver, name=one.graph_id) for one in assistants}
         self._bare = {one.assistant_id: one.builder.compile(name=one.graph_id) for one in assistants}
         self._lives: OrderedDict[str, Live] = OrderedDict()
         self._lock = threading.Lock()
@@ -78,7 +77,7 @@ class Runner:
                 self.refresh(thread_id)
 
     def close(self) -> None:
-        self._connection.close()
+        self._database.close()
         self.records.close()
 
     def graph_of(self, thread: Row) -> CompiledStateGraph | None:

@@ -1,0 +1,141 @@
+"""Where threads are kept: in a SQLite file, or, where JUNTO_DATABASE is the address of a Postgres server, there, in a
+schema called after the file. LangGraph's savers make and migrate their tables themselves."""
+
+from __future__ import annotations
+
+import os
+import re
+import sqlite3
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from langgraph.checkpoint.sqlite import SqliteSaver
+
+from alignment.errors import SetupError
+
+ADDRESS = "JUNTO_DATABASE"
+BUSY_SECONDS = 30.0  # how long another process may write
+Row = dict[str, Any]
+Execute = Callable[..., list[Row]]  # a statement with ? for each of the values behind it -> its rows
+_PREPARED: set[tuple[str, str]] = set()  # schemas of this process whose tables are there
+
+
+def address() -> str:
+    """That of the Postgres server, or nothing. Raises SetupError for what is no such address."""
+    given = os.environ.get(ADDRESS, "").strip()
+    if given and not given.startswith(("postgresql://", "postgres://")):
+        raise SetupError(f"{ADDRESS} is no address of a Postgres server; write postgresql://user@host/database")
+    return given
+
+
+class Database:
+    """One file, or one schema. ``saver`` keeps the checkpoints, in ``tables``; all of it may be used from several
+    threads, one at a time. Raises SetupError where a server cannot be had."""
+
+    saver: Any
+    tables: tuple[str, ...]
+
+    def __init__(self, path: Path) -> None:
+        url = address() if str(path) != ":memory:" else ""
+        self.is_postgres = bool(url)
+        if url:
+            self._connect(url, schema_of(path))
+        else:
+            self._open(path)
+
+    def _open(self, path: Path) -> None:
+        if str(path) != ":memory:":
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch(mode=0o600)  # what people say to a model is theirs
+        self._connection: Any = sqlite3.connect(path, timeout=BUSY_SECONDS, check_same_thread=False)
+        self._connection.execute("PRAGMA journal_mode=WAL")
+        self.saver = SqliteSaver(self._connection)
+        self.saver.setup()
+        self.tables = ("checkpoints", "writes")
+
+    def _connect(self, url: str, schema: str) -> None:
+        try:
+            import psycopg
+            from langgraph.checkpoint.postgres import PostgresSaver
+            from psycopg.rows import dict_row
+        except ImportError:
+            raise SetupError(f"{ADDRESS} needs a driver; pip install 'junto[postgres]'") from None
+        try:
+            # its savers want rows by name, and statements that are not in a transaction
+            connection = psycopg.connect(url, autocommit=True, row_factory=dict_row)
+        except psycopg.Error as error:
+            raise SetupError(f"{ADDRESS} cannot be reached: {' '.join(str(error).split())[:300]}") from None
+        self._connection = connection
+        name = psycopg.sql.Identifier(schema)
+        connection.execute(psycopg.sql.SQL("SET search_path TO {}").format(name))
+        self.saver = PostgresSaver(connection)
+        if (url, schema) not in _PREPARED:
+            with self.exclusive() as execute:  # others make them at the same time
+                execute("SELECT pg_advisory_xact_lock(24)")
+                connection.execute(psycopg.sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(name))
+            self.saver.setup()
+            _PREPARED.add((url, schema))
+        self.tables = ("checkpoints", "checkpoint_writes", "checkpoint_blobs")
+
+    def rows(self, sql: str, *values: Any) -> list[Row]:
+        with self.saver.lock:
+            return self._execute(sql, *values)
+
+    @contextmanager
+    def exclusive(self, *tables: str) -> Iterator[Execute]:
+        """A transaction during which nobody else writes into ``tables``; in SQLite, into any."""
+        with self.saver.lock:
+            if self.is_postgres:
+                with self._connection.transaction():
+                    for table in tables:
+                        self._execute(f"LOCK TABLE {table} IN EXCLUSIVE MODE")
+                    yield self._execute
+                return
+            self._execute("BEGIN IMMEDIATE")
+            try:
+                yield self._execute
+            except BaseException:
+                self._connection.rollback()
+                raise
+            self._connection.commit()
+
+    def copy(self, execute: Execute, table: str, thread: str, to: str, only: Sequence[str] | None = None) -> None:
+        """Copies the rows of a thread in a table as those of ``to``, all or those of the checkpoints ``only``: rows and
+        not objects, because the types of a graph that is not at hand could not be read."""
+        where = "table_name = ? AND table_schema = current_schema() ORDER BY ordinal_position"
+        told = (
+            execute(f"SELECT column_name AS name FROM information_schema.columns WHERE {where}", table)
+            if self.is_postgres
+            else execute(f"PRAGMA table_info({table})")
+        )
+        names = [row["name"] for row in told]
+        others = ", ".join(f'"{name}"' for name in names if name != "thread_id")
+        chosen = ""
+        if only is not None and "checkpoint_id" in names:  # of what checkpoints share, all
+            chosen = f" AND checkpoint_id IN ({', '.join('?' * len(only))})"
+        execute(
+            f"INSERT INTO {table} (thread_id, {others}) SELECT CAST(? AS TEXT), {others} FROM {table} "
+            f"WHERE thread_id = ?{chosen}",
+            *(to, thread, *(only or () if chosen else ())),
+        )
+
+    def _execute(self, sql: str, *values: Any) -> list[Row]:
+        cursor = self._connection.execute(sql.replace("?", "%s") if self.is_postgres else sql, values)
+        if cursor.description is None:
+            return []
+        if self.is_postgres:
+            found: list[Row] = cursor.fetchall()
+            return found
+        names = [column[0] for column in cursor.description]
+        return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+def schema_of(path: Path) -> str:
+    """``game24_threads`` of ``runs/game24/threads.sqlite``: at most 63 bytes, as Postgres has it."""
+    name = f"{path.resolve().parent.name}_{path.stem}".lower()
+    return re.sub(r"[^a-z0-9_]+", "_", name)[:63]
