@@ -95,7 +95,8 @@ class Killed(BaseException):
     """Stands for a kill: nothing in the code under test catches it on purpose."""
 
 
-@pytest.mark.parametrize("part", range(3))
+# every third event here, the others by `make soak`
+@pytest.mark.parametrize("part", [0, *(pytest.param(part, marks=pytest.mark.soak) for part in (1, 2))])
 def test_killed_at_any_event_it_ends_the_same(
     straight: tuple[RunDir, list[dict]], tiny_model: Path, tmp_path: Path, part: int
 ) -> None:
