@@ -105,16 +105,19 @@ class Conversations:
     def _write(
         self, place: Place, session: str, question: str | None, decisions: dict[str, Any] | None, writing: Writing
     ) -> None:
-        with closing(place.chats(writing.cancelled, decisions)) as chats:
-            try:
-                for event in chats.reply(session, question):
-                    writing.take(event)
-            except Waiting as waiting:
-                writing.asked = waiting.asked
-            except Exception as error:  # one sentence, and the question that led to it is taken back
-                writing.error = refusal_of(error).sentence
-                if chats.unanswered(session):
-                    chats.undo(session)
-            finally:
-                writing.ended = True
-                writing.version += 1
+        try:
+            with closing(place.chats(writing.cancelled, decisions)) as chats:
+                try:
+                    for event in chats.reply(session, question):
+                        writing.take(event)
+                except Waiting as waiting:
+                    writing.asked = waiting.asked
+                except Exception as error:  # one sentence, and the question that led to it is taken back
+                    writing.error = refusal_of(error).sentence
+                    if chats.unanswered(session):
+                        chats.undo(session)
+        except Exception as error:  # its place cannot be had
+            writing.error = refusal_of(error).sentence
+        finally:
+            writing.ended = True
+            writing.version += 1
