@@ -29,6 +29,7 @@ Event = dict[str, Any]
 Report = Callable[[Event], None]  # takes {"stage", "step", "total", "metrics", "tokens_per_second", "eta_seconds"}
 
 TIME_COLUMNS = ("seconds", "tokens_per_second")
+LOOKS = 10  # tries at the lock of a run
 STAGES = ("data", "sft", "reward", "ppo", "evaluate", "council")
 
 
@@ -179,16 +180,23 @@ class RunDir:
         """One process at a time trains a run. The lock goes with the process, however it ends."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self._lock_file().open("a+") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise UsageError(
-                    f"another process is working on the run {self.path.name!r}; wait for it, or stop it"
-                ) from None
+            for attempt in range(LOOKS + 1):  # somebody may be looking whether it is locked
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if attempt == LOOKS:
+                        raise UsageError(
+                            f"another process is working on the run {self.path.name!r}; wait for it, or stop it"
+                        ) from None
+                    time.sleep(0.02)
             file.truncate(0)
             file.write(str(os.getpid()))
             file.flush()
-            yield
+            try:
+                yield
+            finally:
+                file.truncate(0)  # its number may be another process's one day
 
     def _lock_file(self) -> Path:
         # beside the folder, not in it: --fresh deletes the folder while the lock is held

@@ -148,11 +148,10 @@ class Chats:
         self.context = context
         self._database = Database(path)
         self._graph = build().compile(checkpointer=self._database.saver, name="chat")
-        with self._database.exclusive() as execute:
-            execute(
-                "CREATE TABLE IF NOT EXISTS chats (session TEXT PRIMARY KEY, model TEXT NOT NULL, "
-                "title TEXT NOT NULL, updated DOUBLE PRECISION NOT NULL)"
-            )
+        self._database.create(
+            "CREATE TABLE IF NOT EXISTS chats (session TEXT PRIMARY KEY, model TEXT NOT NULL, "
+            "title TEXT NOT NULL, updated DOUBLE PRECISION NOT NULL)"
+        )
 
     def sessions(self) -> list[Session]:
         """All of this file, the last one first."""

@@ -3,9 +3,11 @@ schema called after the file. LangGraph's savers make and migrate their tables t
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import sqlite3
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -69,14 +71,22 @@ class Database:
             raise SetupError(f"{ADDRESS} cannot be reached: {' '.join(str(error).split())[:300]}") from None
         self._connection = connection
         name = psycopg.sql.Identifier(schema)
-        connection.execute(psycopg.sql.SQL("SET search_path TO {}").format(name))
-        self.saver = PostgresSaver(connection)
-        if (url, schema) not in _PREPARED:
-            with self.exclusive() as execute:  # others make them at the same time
-                execute("SELECT pg_advisory_xact_lock(24)")
-                connection.execute(psycopg.sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(name))
-            self.saver.setup()
-            _PREPARED.add((url, schema))
+        try:
+            connection.execute(psycopg.sql.SQL("SET search_path TO {}").format(name))
+            self.saver = PostgresSaver(connection)
+            if (url, schema) not in _PREPARED:
+                # tried, not waited for: a statement that waits holds up the making of an index, which another waits for
+                while not self._execute("SELECT pg_try_advisory_lock(24) AS got")[0]["got"]:
+                    time.sleep(0.05)
+                try:
+                    connection.execute(psycopg.sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(name))
+                    self.saver.setup()
+                finally:
+                    self._execute("SELECT pg_advisory_unlock(24)")
+                _PREPARED.add((url, schema))
+        except psycopg.Error as error:
+            connection.close()
+            raise SetupError(f"{ADDRESS} cannot be used: {' '.join(str(error).split())[:300]}") from None
         self.tables = ("checkpoints", "checkpoint_writes", "checkpoint_blobs")
 
     def rows(self, sql: str, *values: Any) -> list[Row]:
@@ -96,10 +106,18 @@ class Database:
             self._execute("BEGIN IMMEDIATE")
             try:
                 yield self._execute
+                self._connection.commit()
             except BaseException:
                 self._connection.rollback()
                 raise
-            self._connection.commit()
+
+    def create(self, *statements: str) -> None:
+        """Makes tables, where they are not there; others may do so at the same time."""
+        with self.exclusive() as execute:
+            if self.is_postgres:  # where IF NOT EXISTS alone may fail of two at once
+                execute("SELECT pg_advisory_xact_lock(25)")
+            for statement in statements:
+                execute(statement)
 
     def copy(self, execute: Execute, table: str, thread: str, to: str, only: Sequence[str] | None = None) -> None:
         """Copies the rows of a thread in a table as those of ``to``, all or those of the checkpoints ``only``: rows and
@@ -136,6 +154,7 @@ class Database:
 
 
 def schema_of(path: Path) -> str:
-    """``game24_threads`` of ``runs/game24/threads.sqlite``: at most 63 bytes, as Postgres has it."""
-    name = f"{path.resolve().parent.name}_{path.stem}".lower()
-    return re.sub(r"[^a-z0-9_]+", "_", name)[:63]
+    """Of ``runs/game24/threads.sqlite`` ``game24_threads_`` and eight digits of its path's hash: at most 63 bytes,
+    as Postgres has it."""
+    name = re.sub(r"[^a-z0-9_]+", "_", f"{path.resolve().parent.name}_{path.stem}".lower())
+    return f"{name[:54]}_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]}"

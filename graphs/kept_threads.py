@@ -114,7 +114,8 @@ def prune(database: Database, chosen: Sequence[str], days: float | None) -> dict
         if oldest is not None and datetime.fromisoformat(about["updated"]) < oldest:
             database.saver.delete_thread(name)
             if about["graph"] == "chat":  # and its place in the list of sessions
-                database.rows("DELETE FROM chats WHERE session = ?", name.partition("/")[2])
+                with database.exclusive("chats") as execute:
+                    execute("DELETE FROM chats WHERE session = ?", name.partition("/")[2])
             went["threads"] += 1
             went["checkpoints"] += about["checkpoints"]
         elif about["state"] == "done" and about["checkpoints"] > 1:

@@ -45,6 +45,7 @@ class Policy:
     token: str | None = None
     loopback: bool = True
     limits: Limits = Limits()
+    own_pages: bool = False  # only pages that came from this server may ask it, not others of this machine
 
 
 def is_loopback(host: str) -> bool:
@@ -63,7 +64,7 @@ def host_of(authority: str) -> str:
     return (found[1] or found[2]) if found else ""
 
 
-def check_origin(headers: Mapping[str, str], loopback: bool) -> str | None:
+def check_origin(headers: Mapping[str, str], loopback: bool, own_pages: bool = False) -> str | None:
     """The origin of the page that asks, if it is a page. Raises Refusal (403) for a Host that is not this machine,
     which a foreign page can make its own name resolve to, and for a page from elsewhere."""
     host = headers.get("host", "")
@@ -73,7 +74,7 @@ def check_origin(headers: Mapping[str, str], loopback: bool) -> str | None:
     if origin is not None:
         scheme, _, authority = origin.partition("://")
         known = scheme in ("http", "https") and host_of(authority)
-        if not known or not (is_loopback(known) or authority == host):
+        if not known or not (authority == host or (is_loopback(known) and not own_pages)):
             raise Refusal(403, "pages from other sites may not ask this server; open the page from this machine")
     return origin
 
@@ -137,7 +138,7 @@ class Guard:
         self.requests += 1
         try:
             try:
-                origin = check_origin(headers, self.policy.loopback)
+                origin = check_origin(headers, self.policy.loopback, self.policy.own_pages)
                 if origin and scope["method"] == "OPTIONS" and "access-control-request-method" in headers:
                     await Response(status_code=204)(scope, receive, with_cors(send, origin, headers))
                     return

@@ -53,9 +53,7 @@ class Records:
         self._own = unlocked.open("w")
         fcntl.flock(self._own, fcntl.LOCK_EX)
         unlocked.rename(self._folder / self.owner)
-        with self._database.exclusive() as execute:
-            for statement in TABLES.split(";")[:-1]:
-                execute(statement)
+        self._database.create(*TABLES.split(";")[:-1])
 
     def close(self) -> None:
         self._database.close()
@@ -141,6 +139,8 @@ class Records:
         return self.change_thread(new_id, created_at=now())
 
     def _threads(self, ids: Sequence[str]) -> list[Row]:
+        if not ids:  # Postgres knows no empty list
+            return []
         marks = ", ".join("?" * len(ids))
         active = self._active()
         rows = self._all(f"SELECT * FROM threads WHERE thread_id IN ({marks})", *ids)

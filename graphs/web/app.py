@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Callable, MutableMapping, Sequence
 from contextlib import asynccontextmanager, closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,7 @@ def build_app(site: Site, policy: Policy) -> FastAPI:
         head=fragments.head(),
         show_error=False,
         ssr_mode=False,
+        run_history=False,
         pwa=False,
         footer_links=[],
         enable_monitoring=False,
@@ -140,7 +142,7 @@ def evaluations_page(runs_root: Path) -> Response:
 def serve_page(names: Sequence[str], host: str, port: int, token: str | None, runs_root: Path) -> None:
     """Serves the page on ``host``. Raises UsageError for an address that others reach without a token, SetupError where
     a model cannot be loaded or the port is taken."""
-    policy = policy_of(host, token, Limits(requests=REQUESTS))
+    policy = replace(policy_of(host, token, Limits(requests=REQUESTS)), own_pages=True)
     with closing(bound_at(host, port)) as bound, opened(names, runs_root) as models:
         site = Site(answerers(models), Conversations(), Trainings(runs_root, Path.cwd()))
         app = build_app(site, policy)

@@ -74,12 +74,15 @@ class Conversations:
         self.crew = Crew(AT_A_TIME)
         self._lock = threading.Lock()
         self._writing: dict[tuple[Path, str], Writing] = {}
+        self._places: dict[str, Place] = {}
 
     def place(self, answerer: Answerer) -> Place:
-        run = answerer.model.run
-        database = run.path / "threads.sqlite" if run else cache_dir() / "chats.sqlite"
-        council = answerer.council("chat", None, None, []) if answerer.council else None
-        return Place(answerer, database, council)
+        if answerer.name not in self._places:
+            run = answerer.model.run
+            database = run.path / "threads.sqlite" if run else cache_dir() / "chats.sqlite"
+            council = answerer.council("chat", None, None, []) if answerer.council else None
+            self._places[answerer.name] = Place(answerer, database, council)
+        return self._places[answerer.name]
 
     def writing(self, place: Place, session: str) -> Writing | None:
         """The last reply of a session since the server began; it may have ended."""
@@ -115,7 +118,7 @@ class Conversations:
                 except Exception as error:  # one sentence, and the question that led to it is taken back
                     writing.error = refusal_of(error).sentence
                     if chats.unanswered(session):
-                        chats.undo(session)
+                        writing.question = chats.undo(session) or writing.question
         except Exception as error:  # its place cannot be had
             writing.error = refusal_of(error).sentence
         finally:

@@ -10,13 +10,13 @@ from typing import Any
 
 import gradio as gr
 
-from alignment.errors import JuntoError, UsageError
+from alignment.errors import UsageError
 from explain.result import METHODS
 from graphs.asking import Asked, answer, request_of
 from graphs.chat import new_name
 from graphs.judged import Judge, Judged, judge_of, judged
 from graphs.server.models import Answerer
-from graphs.server.refusals import Refusal, refusal_of
+from graphs.server.refusals import refusal_of
 from graphs.web import fragments
 from graphs.web.conversations import Conversations, Place, Writing
 from graphs.web.runs_parts import run_part
@@ -131,7 +131,7 @@ def chat_tab(page: gr.Blocks, site: Site, kept: gr.BrowserState, first: str) -> 
         def safely(*given: Any) -> tuple[Any, ...]:
             try:
                 return act(*given)
-            except (JuntoError, Refusal) as error:
+            except Exception as error:
                 return (same, said(error), *[same] * (len(shown) - 2))
 
         return safely
@@ -166,7 +166,12 @@ def chat_tab(page: gr.Blocks, site: Site, kept: gr.BrowserState, first: str) -> 
 
     def ask_again(who: str, name: str) -> tuple[Any, ...]:
         place = site.place(who)
-        return shows(place, name, site.conversations.ask(place, name, undone(site, place, name)))
+        text = undone(site, place, name)
+        try:
+            return shows(place, name, site.conversations.ask(place, name, text))
+        except Exception as error:  # the question comes back into its box
+            turns, _, *others = shows(place, name, None, text)
+            return turns, said(error), *others
 
     def take_back(who: str, name: str) -> tuple[Any, ...]:
         place = site.place(who)
@@ -192,7 +197,7 @@ def chat_tab(page: gr.Blocks, site: Site, kept: gr.BrowserState, first: str) -> 
         def shown(who: str, name: str) -> str:
             try:
                 return part(*site.judge(site.place(who), name))
-            except (JuntoError, Refusal) as error:
+            except Exception as error:
                 return said(error)
 
         return shown
@@ -212,12 +217,14 @@ def chat_tab(page: gr.Blocks, site: Site, kept: gr.BrowserState, first: str) -> 
     def remembered(state: Any) -> tuple[Any, ...]:
         """What the browser remembers, where it is still there."""
         who, name = (state.get("who"), str(state.get("session") or "")) if isinstance(state, dict) else (None, "")
-        ready = gr.update(visible=True)
-        if who not in site.names:
-            return ready, gr.update(value=first), *open_session(first, "")
-        if name not in [one for _, one in site.sessions(site.place(who))]:
-            name = ""
-        return ready, gr.update(value=who), *open_session(who, name)
+        who = who if who in site.names else first
+        ready = (gr.update(visible=True), gr.update(value=who))
+
+        def opened() -> tuple[Any, ...]:
+            there = [one for _, one in site.sessions(site.place(who))]
+            return open_session(who, name if name in there else "")
+
+        return *ready, *showing(opened)()
 
     quietly: dict[str, Any] = {"queue": False, "api_visibility": "private", "show_progress": "hidden"}
     page.load(remembered, kept, [body, who, *shown], **quietly)
@@ -296,7 +303,7 @@ def runs_tab(page: gr.Blocks, site: Site) -> None:
         try:
             lines = [line.strip() for line in settings.splitlines() if line.strip()]
             run = trainings.start(recipe or "", called.strip(), lines)
-        except JuntoError as error:
+        except Exception as error:
             return said(error), gr.skip()
         sentence = fragments.sentence(f"{run} begins; it goes on when this page is closed", "soft")
         return sentence, gr.update(choices=trainings.runs(), value=run)
@@ -305,7 +312,7 @@ def runs_tab(page: gr.Blocks, site: Site) -> None:
         def done(name: str | None) -> str:
             try:
                 act(name or "")
-            except JuntoError as error:
+            except Exception as error:
                 return said(error)
             return fragments.sentence(sentence.format(name=name), "soft")
 

@@ -26,7 +26,7 @@ def run_part(trainings: Trainings, name: str) -> str:
         figures=views.key_figures(views.part(status, "stages")),
         stages=views.stage_views(status, metrics, reader.object("best_of_n.json")),
         links=_links(run),
-        log=trainings.log(name) if works or status.get("state") == "failed" else "",
+        log=trainings.log(name) if works or trainings.failed(name) or status.get("state") == "failed" else "",
         problems=reader.problems if status else [],
     )
 

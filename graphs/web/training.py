@@ -10,10 +10,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import yaml
+
 from alignment.errors import UsageError
 from alignment.run_dir import RunDir
 from graphs.gate_person import decide
-from graphs.recipe import load_recipe
+from graphs.recipe import Recipe, load_recipe
 
 COMMAND = "import sys; from graphs.cli.main import main; sys.exit(main())"
 SHOWN = 4000  # bytes of a log's end
@@ -32,10 +34,12 @@ class Trainings:
         found = []
         for path in [*self.folder.glob("*.yaml"), *self.folder.glob("recipes/**/*.yaml")]:
             try:
-                load_recipe(path)
-            except UsageError:  # some other YAML
+                keys = yaml.safe_load(path.read_text(encoding="utf-8")).keys()
+            except (OSError, ValueError, AttributeError, yaml.YAMLError):
                 continue
-            found.append(str(path.relative_to(self.folder)))
+            # not loaded: that would run the files that it names
+            if "name" in keys and keys <= Recipe.model_fields.keys():
+                found.append(str(path.relative_to(self.folder)))
         return sorted(found)
 
     def runs(self) -> list[str]:
@@ -61,6 +65,8 @@ class Trainings:
         trained."""
         if recipe not in self.recipes():
             raise UsageError(f"there is no recipe {recipe!r} in {self.folder}/ or {self.folder}/recipes/")
+        if any(setting.startswith("task") or ".py" in setting for setting in settings):
+            raise UsageError("settings that name Python code are not taken from a page; write them into the recipe")
         given = [*settings, *([f'name="{name}"'] if name else [])]
         called = load_recipe(self.folder / recipe, given).name
         self._begin(self.folder / recipe, called, settings)
@@ -97,9 +103,17 @@ class Trainings:
     def stop(self, name: str) -> None:
         """As Ctrl-C would: the training keeps what it has, and can be gone on with. Raises UsageError."""
         owner = self.run(name).owner()
-        if not owner:
+        process = self._begun.get(name)
+        if owner:
+            os.kill(owner, signal.SIGINT)
+        elif process is not None and process.poll() is None:  # it is starting
+            process.send_signal(signal.SIGINT)
+        else:
             raise UsageError(f"{name} is not being trained")
-        os.kill(owner, signal.SIGINT)
+
+    def failed(self, name: str) -> bool:
+        """Whether a training that was started here has ended with an error: its log says which."""
+        return name in self._begun and self._begun[name].poll() not in (None, 0, 130)
 
     def log(self, name: str) -> str:
         """The end of what a run that was started here has printed."""

@@ -141,6 +141,16 @@ def test_cancelling_keeps_what_is_written(context: Context, chats: Chats) -> Non
     assert not chats.unanswered("a")
 
 
+def test_chats_that_are_pruned_are_listed_no_more(chats: Chats, tmp_path: Path) -> None:
+    from graphs import kept_threads
+
+    for session in ("a", "b", "c"):
+        say(chats, session, "4 7 8 8")
+    with kept_threads.opened(tmp_path / "chats.sqlite") as database:
+        assert kept_threads.prune(database, ["chat/b", "chat/a"], 0.0)["threads"] == 2
+    assert [session.name for session in chats.sessions()] == ["c"]
+
+
 def test_undo_takes_back_one_turn(chats: Chats) -> None:
     say(chats, "a", "1 2")
     before = words(chats, "a")

@@ -36,7 +36,7 @@ browser_needed = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on thi
 @contextmanager
 def page_of(models: list[Model], runs_root: Path, policy: Policy | None = None) -> Iterator[str]:
     site = Site(answerers(models), Conversations(), Trainings(runs_root, runs_root.parent))
-    server = Server(config(build_app(site, policy or Policy())))
+    server = Server(config(build_app(site, policy or Policy(own_pages=True))))
     bound = socket.create_server(("127.0.0.1", 0))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})
     thread.start()
@@ -241,6 +241,9 @@ def test_files_of_a_run_and_nothing_else(url: str, runs: Path) -> None:
 def test_whom_the_page_answers(models: list[Model], url: str, runs: Path) -> None:
     assert httpx.get(url, headers={"host": "evil.example"}).status_code == 403
     assert httpx.get(url, headers={"origin": "http://evil.example"}).status_code == 403
+    # nor another page of this machine: it could start a recipe
+    assert httpx.get(url, headers={"origin": "http://localhost:3000"}).status_code == 403
+    assert httpx.get(url, headers={"origin": url.rstrip("/")}).status_code == 200
     big = httpx.post(f"{url}gradio_api/run/predict", content=b"x" * 2_000_000)
     assert big.status_code == 413
     for body in (b"", b"{", b"[]", b'{"fn_index": 99999, "data": []}', b'{"data": "x", "fn_index": 1}', b"\xff" * 100):
@@ -252,6 +255,24 @@ def test_whom_the_page_answers(models: list[Model], url: str, runs: Path) -> Non
         assert asked.status_code == 401 and "Basic" in asked.headers["www-authenticate"]
         assert httpx.get(f"{locked}runs/leaving/report.html", auth=("me", "wrong")).status_code == 401
         assert httpx.get(locked, auth=("anybody", "s3cret")).status_code == 200
+
+
+def test_a_recipe_is_listed_without_running_what_it_names(runs: Path) -> None:
+    folder = runs.parent / "listed"
+    (folder / "recipes").mkdir(parents=True)
+    (folder / "recipes" / "theirs.yaml").write_text("name: theirs\ntask: theirs.py\n")
+    (folder / "recipes" / "theirs.py").write_text("raise SystemExit('run')\n")
+    (folder / "broken.yaml").write_text("a: [")
+    assert Trainings(folder / "runs", folder).recipes() == ["recipes/theirs.yaml"]
+
+
+def test_a_tool_call_is_shown_for_a_decision() -> None:
+    from graphs.web.fragments import decision
+
+    args = {"expert": "Ada", "tool": "calculator", "arguments": {"expression": "<b>1</b>"}}
+    action = {"name": "tool", "args": args, "description": "Ada calls"}
+    shown = decision({"1": {"action_requests": [action], "review_configs": []}})
+    assert "calculator" in shown and "<b>1" not in shown
 
 
 def test_what_cannot_be_trained_is_refused_before_a_process_begins(runs: Path) -> None:
@@ -266,6 +287,8 @@ def test_what_cannot_be_trained_is_refused_before_a_process_begins(runs: Path) -
         ("own.yaml", 'a"b', [], "name"),
         ("own.yaml", "", ["name=x/y"], "name"),
         ("own.yaml", "", ["sft.steps=no"], "sft.steps"),
+        ("own.yaml", "", ["task=/tmp/x.py"], "Python code"),
+        ("own.yaml", "", ["reward.function=x.py:f"], "Python code"),
     ):
         with pytest.raises(UsageError, match=said):
             trainings.start(recipe, name, settings)
