@@ -109,7 +109,8 @@ def measure(run: RunDir, arms: Sequence[str], puzzles: Sequence[str], seeds: int
     wanted = list(itertools.product(arms, range(seeds), puzzles))
     timed = {(arm, 0, puzzle) for arm in arms for puzzle in puzzles[::TIMED]}
     with Engine.open(run.path) as engine:
-        about = [engine.fingerprint, recipe.council.model_dump(), recipe.reward.function, recipe.data]
+        council = recipe.council.model_dump(mode="json", exclude_defaults=True)  # without settings that came later
+        about = [engine.fingerprint, council, recipe.reward.function, recipe.data]
         with kept(path, [*about, calibration_of(run), CHECKED]) as (rows, keep):
             there = {(row["arm"], row["seed"], row["puzzle"]): row for row in rows}
             for alone in (True, False):
