@@ -19,7 +19,7 @@ from graphs.server.refusals import Refusal, busy, refused
 
 BODY_SECONDS = 30.0  # in which a body must arrive
 AUTHORITY = re.compile(r"(?:([A-Za-z0-9.-]+)|\[([0-9A-Fa-f:.]+)\])(?::[0-9]{1,5})?")
-CHALLENGE = 'Bearer, Basic realm="Junto: the token is the password, any name will do"'
+BASIC = 'Basic realm="Junto: the token is the password, any name will do"'  # a browser then asks for it
 DRAINED = 16  # times the limit: what is read of a body that is too long, so that its sender hears why
 
 Message = MutableMapping[str, Any]
@@ -79,7 +79,7 @@ def check_origin(headers: Mapping[str, str], loopback: bool, own_pages: bool = F
     return origin
 
 
-def check_token(headers: Mapping[str, str], token: str | None) -> None:
+def check_token(headers: Mapping[str, str], token: str | None, challenge: str = "Bearer") -> None:
     """Raises Refusal (401) where a token is wanted and none of the two headers has it."""
     if token is None:
         return
@@ -88,7 +88,7 @@ def check_token(headers: Mapping[str, str], token: str | None) -> None:
     # both are compared, whatever the first one gives
     if not any([hmac.compare_digest(one.encode("utf-8", "replace"), token.encode()) for one in given]):
         sentence = "the token is missing or wrong; send it as Authorization: Bearer TOKEN or as x-api-key"
-        raise Refusal(401, sentence, code="invalid_api_key", headers={"WWW-Authenticate": CHALLENGE})
+        raise Refusal(401, sentence, code="invalid_api_key", headers={"WWW-Authenticate": challenge})
 
 
 def said_by(scheme: str, credentials: str) -> str:
@@ -143,7 +143,7 @@ class Guard:
                     await Response(status_code=204)(scope, receive, with_cors(send, origin, headers))
                     return
                 if path != "/ok":
-                    check_token(headers, self.policy.token)
+                    check_token(headers, self.policy.token, BASIC if self.policy.own_pages else "Bearer")
                     if self.requests > self.policy.limits.requests:
                         raise busy("the server has too many requests")
                 body = await read_body(headers, receive, self.policy.limits.body)

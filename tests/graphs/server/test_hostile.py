@@ -335,8 +335,8 @@ def test_others_need_a_token(tmp_path: Path, capsys: pytest.CaptureFixture[str])
         with pytest.raises(UsageError, match="give a --token"):
             serve_models(["embedded"], host, 0, None, tmp_path)
     assert main(["serve", "--api", "--host", "0.0.0.0"]) == 2
-    assert main(["serve"]) == 2
-    assert "only --api is there yet" in capsys.readouterr().err
+    assert main(["serve", "--host", "0.0.0.0"]) == 2  # the page, too
+    assert "give a --token" in capsys.readouterr().err
     with pytest.raises(UsageError, match="printable"):
         serve_models(["embedded"], "127.0.0.1", 0, "a\nb", tmp_path)
     with pytest.raises(UsageError, match="is a server already"):

@@ -250,7 +250,7 @@ def test_whom_the_page_answers(models: list[Model], url: str, runs: Path) -> Non
         wrong = httpx.post(f"{url}gradio_api/run/predict", content=body, headers={"content-type": "application/json"})
         assert 400 <= wrong.status_code < 600 and "Traceback" not in wrong.text and "site-packages" not in wrong.text
     assert httpx.get(f"{url}ok").json() == {"ok": True}
-    with page_of(models, runs, Policy(token="s3cret", loopback=False)) as locked:
+    with page_of(models, runs, Policy(token="s3cret", loopback=False, own_pages=True)) as locked:
         asked = httpx.get(locked)
         assert asked.status_code == 401 and "Basic" in asked.headers["www-authenticate"]
         assert httpx.get(f"{locked}runs/leaving/report.html", auth=("me", "wrong")).status_code == 401
