@@ -30,13 +30,14 @@ class Decision:
 
 
 class Waiting(JuntoError):
-    """A thread that waits for a person: ``asked`` are its requests by their ids."""
+    """A thread that waits for a person: ``asked`` are its requests by their ids, ``said`` how it can be answered."""
 
-    def __init__(self, thread: str, asked: dict[str, Asked]) -> None:
+    def __init__(self, thread: str, asked: dict[str, Asked], said: str = "") -> None:
         names = " and ".join(sorted({request_of(one)["name"] for one in asked.values()}))
         super().__init__(
-            f"the thread {thread!r} waits for a decision (before {names}); junto threads show RUN {thread!r} says on "
-            f"what, junto threads resume RUN {thread!r} --decision approve goes on"
+            said
+            or f"the thread {thread!r} waits for a decision (before {names}); junto threads show RUN {thread!r} says "
+            f"on what, junto threads resume RUN {thread!r} --decision approve goes on"
         )
         self.thread = thread
         self.asked = asked

@@ -118,10 +118,11 @@ def _figure(results: Mapping[str, Any], key: str) -> tuple[float | None, float |
     """A figure, and that of the SFT model beside it."""
     found = results.get(key) or (results.get("ability") or {}).get(key)
     if isinstance(found, Mapping) and "policy" in found:
-        return _number(found["policy"]), _number(found["sft"])
-    return _number(found), None
+        return number_of(found["policy"]), number_of(found["sft"])
+    return number_of(found), None
 
 
-def _number(found: Any) -> float | None:
+def number_of(found: Any) -> float | None:
+    """A figure that is a number, or the estimate of one with an interval; None for anything else."""
     value = found.get("value") if isinstance(found, Mapping) else found
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None

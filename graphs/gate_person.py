@@ -7,8 +7,8 @@ from typing import Any
 
 from alignment.errors import UsageError
 from alignment.run_dir import RunDir
-from graphs.asking import Decision, Kind, Waiting, ask
-from graphs.gate import GateConfig
+from graphs.asking import Decision, Kind, Waiting, ask, request_of
+from graphs.gate import GateConfig, number_of
 
 KINDS: tuple[Kind, ...] = ("approve", "reject")
 BEFORE = {"reward": "sft", "ppo": "reward", "evaluate": "ppo"}  # whose figures a person then looks at
@@ -18,16 +18,13 @@ class WaitingRun(Waiting):
     """A run that waits for a person before one of its stages."""
 
     def __init__(self, run: RunDir, asked: dict[str, Any]) -> None:
-        super().__init__(run.path.name, asked)
         name = run.path.name
-        self.args = (
-            f"the run {name!r} waits for a decision before {stage_of(asked)}; junto runs decide {name} approve (or "
-            "reject), and the same command again goes on",
-        )
+        said = f"the run {name!r} waits for a decision before {stage_of(asked)}; junto runs decide {name} approve (or "
+        super().__init__(name, asked, f"{said}reject), and the same command again goes on")
 
 
 def stage_of(asked: dict[str, Any]) -> str:
-    return str(next(iter(asked.values()))["action_requests"][0]["args"]["stage"])
+    return str(request_of(next(iter(asked.values())))["args"]["stage"])
 
 
 def stopped(gate: GateConfig, run: RunDir, stage: str) -> str:
@@ -36,7 +33,8 @@ def stopped(gate: GateConfig, run: RunDir, stage: str) -> str:
         return ""
     kept = run.status().get("decisions", {}).get(stage)
     if kept is None:
-        figures = {name: value for name, value in _figures(run.results(BEFORE[stage]))}
+        results = run.results(BEFORE[stage])
+        figures = {name: value for name in results if (value := number_of(results[name])) is not None}
         about = f"{BEFORE[stage]} is done, {stage} comes next."
         decision = ask("train", {"stage": stage, "figures": figures}, about, KINDS)
         keep(run, stage, decision)
@@ -64,13 +62,3 @@ def keep(run: RunDir, stage: str, decision: Decision | None) -> None:
     if decision is not None:
         kept[stage] = {"kind": decision.kind, "message": decision.message}
     run.update_status(decisions=kept)
-
-
-def _figures(results: dict[str, Any]) -> list[tuple[str, float]]:
-    """Those that are numbers, and the estimates of those with an interval."""
-    found = []
-    for name, value in results.items():
-        number = value.get("value") if isinstance(value, dict) else value
-        if isinstance(number, int | float) and not isinstance(number, bool):
-            found.append((name, float(number)))
-    return found

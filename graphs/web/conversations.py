@@ -88,15 +88,19 @@ class Conversations:
         """The last reply of a session since the server began; it may have ended."""
         return self._writing.get((place.database, session))
 
+    def check_idle(self, place: Place, session: str) -> None:
+        """Raises UsageError while a reply is being written."""
+        before = self.writing(place, session)
+        if before is not None and not before.ended:
+            raise UsageError("a reply is being written; wait for it, or stop it")
+
     def ask(self, place: Place, session: str, question: str | None, decisions: dict[str, Any] | None = None) -> Writing:
         """Begins a reply; without a question the one that is owed, with what a person has decided. Raises UsageError
         where one is being written already."""
         experts = [expert.name for expert in place.council.config.experts] if place.council else []
         writing = Writing(question or "", Board(experts), threading.Event())
         with self._lock:
-            before = self.writing(place, session)
-            if before is not None and not before.ended:
-                raise UsageError("a reply is being written; wait for it, or stop it")
+            self.check_idle(place, session)
             self._writing[place.database, session] = writing
         try:
             self.crew.start(lambda: self._write(place, session, question, decisions, writing), writing.cancelled.set)

@@ -246,9 +246,7 @@ def chat_tab(page: gr.Blocks, site: Site, kept: gr.BrowserState, first: str) -> 
 def undone(site: Site, place: Place, session: str) -> str:
     """Takes back the last question and returns it. Raises UsageError where there is none, and while a reply is being
     written, which is not to be taken back under its writer."""
-    writing = site.conversations.writing(place, session)
-    if writing is not None and not writing.ended:
-        raise UsageError("a reply is being written; wait for it, or stop it")
+    site.conversations.check_idle(place, session)
     with closing(place.chats()) as chats:
         text = chats.undo(session)
     if not text:
@@ -286,18 +284,20 @@ def runs_tab(page: gr.Blocks, site: Site) -> None:
         approve = gr.Button("Approve, go on", variant="primary", min_width=120)
         reject = gr.Button("End it here", min_width=120)
     shown = html("", "run")
-    evaluations = html("", "evaluations")
+    html(fragments.rendered("evaluations_link.html.j2"))
     timer = gr.Timer(2.0)
     last = gr.State("")
 
     def looked(name: str | None, last: str) -> tuple[Any, ...]:
         """The run as it is now; what has not changed is not sent again."""
         there = trainings.runs()
-        if name not in there:
-            return fragments.sentence("there is no run yet", "soft"), "", gr.update(choices=there), gr.skip()
+        if not there:
+            return fragments.sentence("there is no run yet", "soft"), "", gr.skip(), gr.skip()
+        name = name if name in there else there[0]
         part = run_part(trainings, name)
         waits = trainings.run(name).state() == "waiting"
-        return (gr.skip() if part == last else part), part, gr.update(choices=there), gr.update(visible=waits)
+        listed = gr.update(choices=there, value=name)
+        return (gr.skip() if part == last else part), part, listed, gr.update(visible=waits)
 
     def begun(recipe: str | None, called: str, settings: str) -> tuple[Any, ...]:
         try:
@@ -324,7 +324,7 @@ def runs_tab(page: gr.Blocks, site: Site) -> None:
     hidden: dict[str, Any] = {"queue": False, "api_visibility": "private", "show_progress": "hidden"}
     looking: dict[str, Any] = {"inputs": [name, last], "outputs": [shown, last, name, deciding], **hidden}
     gr.on([page.load, timer.tick, name.change], looked, **looking)
-    page.load(lambda: fragments.rendered("evaluations_link.html.j2"), None, evaluations, **hidden)
+    page.load(lambda: gr.update(choices=trainings.recipes()), None, recipe, **hidden)  # those that have come since
     start.click(begun, [recipe, called, settings], [told, name], **hidden)
     stopped = "{name} stops at its next step, and keeps what it has"
     stop.click(doing(trainings.stop, stopped), name, told, **hidden)

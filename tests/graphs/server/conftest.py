@@ -67,11 +67,8 @@ Serve = Callable[..., Any]
 
 
 @contextmanager
-def served(
-    models: Sequence[Model], folder: Path, policy: Policy | None = None, others: Sequence[Assistant] = ()
-) -> Iterator[Site]:
-    database = folder / "server.sqlite"
-    app = build_app(models, database, policy or Policy(), [endless(models[0]), *others])
+def running(app: Any) -> Iterator[tuple[str, Server]]:
+    """An application on a free port of this machine: its address, and its server."""
     server = Server(config(app))
     bound = socket.create_server(("127.0.0.1", 0))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})
@@ -80,12 +77,22 @@ def served(
         while not server.started:
             assert thread.is_alive()
             time.sleep(0.01)
-        yield Site(f"http://127.0.0.1:{bound.getsockname()[1]}", database, models, app, server)
+        yield f"http://127.0.0.1:{bound.getsockname()[1]}", server
     finally:
         server.handle_exit(0, None)
         thread.join(60)
         bound.close()
     assert not thread.is_alive()
+
+
+@contextmanager
+def served(
+    models: Sequence[Model], folder: Path, policy: Policy | None = None, others: Sequence[Assistant] = ()
+) -> Iterator[Site]:
+    database = folder / "server.sqlite"
+    app = build_app(models, database, policy or Policy(), [endless(models[0]), *others])
+    with running(app) as (url, server):
+        yield Site(url, database, models, app, server)
 
 
 @pytest.fixture(scope="session")

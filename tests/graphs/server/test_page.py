@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import socket
-import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,11 +15,11 @@ import yaml
 from alignment.run_dir import RunDir
 from graphs.server.guard import Policy
 from graphs.server.models import Model, answerers, opened
-from graphs.server.serve import Server, config
 from graphs.web.app import build_app
 from graphs.web.conversations import Conversations
 from graphs.web.page import Site
 from graphs.web.training import Trainings
+from tests.graphs.server.conftest import running
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run"]  # and no calls home, which a closed network refuses
@@ -36,20 +33,8 @@ browser_needed = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on thi
 @contextmanager
 def page_of(models: list[Model], runs_root: Path, policy: Policy | None = None) -> Iterator[str]:
     site = Site(answerers(models), Conversations(), Trainings(runs_root, runs_root.parent))
-    server = Server(config(build_app(site, policy or Policy(own_pages=True))))
-    bound = socket.create_server(("127.0.0.1", 0))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})
-    thread.start()
-    try:
-        while not server.started:
-            assert thread.is_alive()
-            time.sleep(0.01)
-        yield f"http://127.0.0.1:{bound.getsockname()[1]}/"
-    finally:
-        server.handle_exit(0, None)
-        thread.join(60)
-        bound.close()
-    assert not thread.is_alive()
+    with running(build_app(site, policy or Policy(own_pages=True))) as (url, _):
+        yield f"{url}/"
 
 
 @pytest.fixture(scope="module")
