@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import yaml
@@ -18,6 +19,7 @@ from graphs.gate_person import decide
 from graphs.recipe import Recipe, load_recipe
 
 COMMAND = "import sys; from graphs.cli.main import main; sys.exit(main())"
+ENDING_SECONDS = 10.0  # that a process may take from its last word to its end
 SHOWN = 4000  # bytes of a log's end
 
 
@@ -85,6 +87,10 @@ class Trainings:
         self.resume(name)
 
     def _begin(self, recipe: Path, name: str, settings: Sequence[str]) -> None:
+        before = self._begun.get(name)
+        if before is not None and RunDir(self.runs_root / name).state() != "running":
+            with suppress(subprocess.TimeoutExpired):  # a run says that it is interrupted before its process has ended
+                before.wait(ENDING_SECONDS)
         if busy := self.working():
             raise UsageError(f"{busy[0]} is being trained; two trainings at a time are slower than one after the other")
         self.runs_root.mkdir(parents=True, exist_ok=True)

@@ -38,10 +38,13 @@ def test_a_recipe_is_started_watched_stopped_and_gone_on_with(page: Any, wide_mo
         page.locator("#run [data-state=interrupted]").wait_for(timeout=60_000)
         page.reload()
         page.get_by_role("tab", name="Runs").click()
+        page.locator("#run [data-state=interrupted]").wait_for()
         page.get_by_role("button", name="Go on training").click()
+        page.get_by_text("own goes on").wait_for()
         page.locator("#run [data-state=running]").wait_for(timeout=120_000)
         page.get_by_role("button", name="Stop training").click()
         page.locator("#run [data-state=interrupted]").wait_for(timeout=60_000)
+        page.close()  # before the server that it asks every two seconds
 
 
 @pytest.mark.soak
