@@ -171,9 +171,13 @@ class Chats:
 
     def reply(self, session: str, question: str | None) -> Generator[Event, None, None]:
         """Pieces of the reply, ``{"kind": "token", "text": ...}``, a council's events, and notes. Without a question
-        the reply to the one that is unanswered. Setting ``context.cancelled`` ends it early.
+        the reply to the one that is unanswered. Setting ``context.cancelled`` ends it early. Raises Claimed while
+        another program writes a reply in this session.
         """
-        self.context.cancelled.clear()
+        with self._claim(session):
+            yield from self._reply(session, question)
+
+    def _reply(self, session: str, question: str | None) -> Generator[Event, None, None]:
         asked = None
         if question is not None:
             asked = {"messages": [HumanMessage(question)]}
@@ -188,7 +192,11 @@ class Chats:
                 yield {"kind": "token", "text": part[0].text}
 
     def undo(self, session: str) -> str | None:
-        """Takes back the last question and what follows it; returns the question."""
+        """Takes back the last question and what follows it; returns the question. Raises Claimed as ``reply``."""
+        with self._claim(session):
+            return self._undo(session)
+
+    def _undo(self, session: str) -> str | None:
         messages = self.messages(session)
         at = max((i for i, m in enumerate(messages) if isinstance(m, HumanMessage)), default=None)
         if at is None:
@@ -202,6 +210,10 @@ class Chats:
         self._graph.update_state(_config(session), {"messages": list(messages)}, as_node="respond")
         asked = next((m.text for m in messages if isinstance(m, HumanMessage)), "")
         self._list(session, asked)
+
+    def _claim(self, session: str) -> AbstractContextManager[None]:
+        refusal = f"another program is writing a reply in session {session}; wait for it, or begin another session"
+        return self._database.claim(_thread(session), refusal)
 
     def _list(self, session: str, title: str) -> None:
         with self._database.exclusive("chats") as execute:
@@ -221,4 +233,8 @@ def new_name() -> str:
 
 
 def _config(session: str) -> RunnableConfig:
-    return {"configurable": {"thread_id": f"chat/{session}"}}
+    return {"configurable": {"thread_id": _thread(session)}}
+
+
+def _thread(session: str) -> str:
+    return f"chat/{session}"

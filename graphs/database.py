@@ -3,25 +3,30 @@ schema called after the file. LangGraph's savers make and migrate their tables t
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import re
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from langgraph.checkpoint.sqlite import SqliteSaver
 
-from alignment.errors import SetupError
+from alignment.errors import SetupError, UsageError
 
 ADDRESS = "JUNTO_DATABASE"
 BUSY_SECONDS = 30.0  # how long another process may write
 Row = dict[str, Any]
 Execute = Callable[..., list[Row]]  # a statement with ? for each of the values behind it -> its rows
 _PREPARED: set[tuple[str, str]] = set()  # schemas of this process whose tables are there
+
+
+class Claimed(UsageError):
+    """Another process, or another connection of this one, has it in hand."""
 
 
 def address() -> str:
@@ -40,6 +45,7 @@ class Database:
     tables: tuple[str, ...]
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         url = address() if str(path) != ":memory:" else ""
         self.is_postgres = bool(url)
         if url:
@@ -119,6 +125,26 @@ class Database:
             for statement in statements:
                 execute(statement)
 
+    @contextmanager
+    def claim(self, name: str, refusal: str) -> Iterator[None]:
+        """Keeps what is called ``name`` for this object until the end, or until its process ends, however it does.
+        Raises Claimed, with ``refusal``, where another one keeps it."""
+        if str(self._path) == ":memory:":
+            yield
+            return
+        if not self.is_postgres:
+            digest = hashlib.sha256(name.encode()).hexdigest()[:16]
+            with _locked(self._path.with_name(f".{self._path.name}-{digest}.lock"), refusal):
+                yield
+            return
+        key = f"{schema_of(self._path)}/{name}"
+        if not self.rows("SELECT pg_try_advisory_lock(hashtextextended(?, 24)) AS got", key)[0]["got"]:
+            raise Claimed(refusal)
+        try:
+            yield
+        finally:
+            self.rows("SELECT pg_advisory_unlock(hashtextextended(?, 24))", key)
+
     def copy(self, execute: Execute, table: str, thread: str, to: str, only: Sequence[str] | None = None) -> None:
         """Copies the rows of a thread in a table as those of ``to``, all or those of the checkpoints ``only``: rows and
         not objects, because the types of a graph that is not at hand could not be read."""
@@ -151,6 +177,25 @@ class Database:
 
     def close(self) -> None:
         self._connection.close()
+
+
+@contextmanager
+def _locked(path: Path, refusal: str) -> Iterator[None]:
+    """An open file's lock, which goes with its process; the file is removed at the end."""
+    while True:
+        with path.open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise Claimed(refusal) from None
+            with suppress(FileNotFoundError):
+                # else whoever had it before removed it in between, and another may have made it anew
+                if os.fstat(file.fileno()).st_ino == path.stat().st_ino:
+                    try:
+                        yield
+                    finally:
+                        path.unlink(missing_ok=True)
+                    return
 
 
 def schema_of(path: Path) -> str:

@@ -23,6 +23,7 @@ from graphs.cli.chat import Talk, Wanted, note
 from graphs.cli.chat_commands import COMMANDS, completions
 from graphs.cli.council import CouncilView
 from graphs.cli.output import console, printable
+from graphs.database import Claimed
 from graphs.source import did_you_mean
 
 if TYPE_CHECKING:
@@ -145,6 +146,9 @@ class Terminal:
                 except Waiting:
                     note("the council waits for your decision; the session goes on with it")
                     return
+            except Claimed as error:  # what is unanswered there is another program's
+                tell_error(error)
+                return
             except Exception as error:  # nor by a reply that fails
                 if self.chats.unanswered(self.session):
                     self.chats.undo(self.session)
@@ -154,6 +158,7 @@ class Terminal:
     def write_reply(self, question: str | None) -> bool:
         """Streams the reply; False when Ctrl-C ended it."""
         cancelled = self.chats.context.cancelled
+        cancelled.clear()
         events = self.chats.reply(self.session, question)
         with interruptible(cancelled):
             try:

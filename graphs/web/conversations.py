@@ -19,6 +19,7 @@ from graphs import council_chat
 from graphs.asking import Asked, Waiting
 from graphs.board import Board
 from graphs.chat import Chats, Context
+from graphs.database import Claimed
 from graphs.server.feed import Crew
 from graphs.server.models import Answerer
 from graphs.server.refusals import refusal_of
@@ -119,6 +120,8 @@ class Conversations:
                         writing.take(event)
                 except Waiting as waiting:
                     writing.asked = waiting.asked
+                except Claimed as error:  # what is unanswered there is another program's
+                    writing.error = str(error)
                 except Exception as error:  # one sentence, and the question that led to it is taken back
                     writing.error = refusal_of(error).sentence
                     if chats.unanswered(session):

@@ -34,6 +34,7 @@ from graphs.cli.chat import Talk, Wanted, piped_question, start
 from graphs.cli.chat_terminal import Terminal
 from graphs.cli.main import main
 from graphs.cli.output import printable
+from graphs.database import Claimed, Database
 
 ROOT = Path(__file__).parents[2]
 
@@ -55,7 +56,7 @@ def chats(context: Context, tmp_path: Path) -> Iterator[Chats]:
         yield chats
 
 
-def say(chats: Chats, session: str, question: str) -> str:
+def say(chats: Chats, session: str, question: str | None) -> str:
     return "".join(e["text"] for e in chats.reply(session, question) if e["kind"] == "token")
 
 
@@ -139,6 +140,45 @@ def test_cancelling_keeps_what_is_written(context: Context, chats: Chats) -> Non
     assert words(chats, "a") == [("human", "4 7 8 8"), ("ai", told)]
     assert chats.messages("a")[-1].response_metadata["finish_reason"] == "cancelled"
     assert not chats.unanswered("a")
+
+
+def test_a_reply_that_is_cancelled_before_it_begins_is_not_written(context: Context, chats: Chats) -> None:
+    context.model.max_tokens = 300
+    whole = context.model.invoke("4 7 8 8").text
+    context.cancelled.set()
+    said = say(chats, "a", "4 7 8 8")
+    assert len(said) < len(whole) / 10 and not chats.unanswered("a")
+
+
+def test_two_programs_do_not_reply_in_one_session(context: Context, chats: Chats, tmp_path: Path) -> None:
+    context.model.max_tokens = 300
+    with closing(Chats(tmp_path / "chats.sqlite", "tiny", context)) as other:
+        events = chats.reply("a", "4 7 8 8")
+        first = next(events)["text"]
+        assert other.unanswered("a")  # as one sees it that comes meanwhile
+        for action in (lambda: say(other, "a", None), lambda: say(other, "a", "1 2"), lambda: other.undo("a")):
+            with pytest.raises(Claimed, match="another program is writing a reply in session a"):
+                action()
+        assert say(other, "b", "1 2")
+        whole = first + "".join(event["text"] for event in events)
+        assert words(chats, "a") == [("human", "4 7 8 8"), ("ai", whole)]
+        assert say(other, "a", "and?") and other.undo("a") == "and?"
+    assert not list(tmp_path.glob(".*.lock"))
+
+
+def test_what_a_killed_program_has_claimed_is_free(tmp_path: Path) -> None:
+    path = tmp_path / "chats.sqlite"
+    code = "import sys, time; from pathlib import Path; from graphs.database import Database\n"
+    code += f"with Database(Path({str(path)!r})).claim('a', 'taken'):\n    print('has it', flush=True); time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True) as program:
+        assert program.stdout is not None and program.stdout.readline() == "has it\n"
+        with closing(Database(path)) as database:
+            with pytest.raises(Claimed, match="taken"), database.claim("a", "taken"):
+                pass
+            program.kill()
+            program.wait()
+            with database.claim("a", "taken"):
+                pass
 
 
 def test_chats_that_are_pruned_are_listed_no_more(chats: Chats, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from langchain_core.messages import HumanMessage
 from alignment.errors import SetupError, UsageError
 from graphs import kept_threads
 from graphs.chat import Chats, Context
-from graphs.database import ADDRESS, Database, schema_of
+from graphs.database import ADDRESS, Claimed, Database, schema_of
 from graphs.server.records import Records
 from graphs.server.refusals import Refusal
 
@@ -73,6 +73,18 @@ def test_a_chat_goes_on_in_another_process_and_leaves_no_file(address: str, tmp_
     assert not path.exists()
     with closing(talk(tmp_path / "two" / "threads.sqlite", [])) as other:  # another run's threads are its own
         assert other.sessions() == []
+
+
+def test_two_programs_do_not_reply_in_one_session(address: str, tmp_path: Path) -> None:
+    path = tmp_path / "claimed" / "threads.sqlite"
+    with closing(talk(path, ["a long reply"])) as chats, closing(talk(path, ["b"])) as other:
+        events = chats.reply("talk", "1")
+        next(events)
+        with pytest.raises(Claimed, match="another program is writing a reply in session talk"):
+            list(other.reply("talk", None))
+        list(other.reply("else", "2"))
+        list(events)
+        assert other.undo("talk") == "1"
 
 
 def test_threads_are_listed_copied_and_pruned(address: str, tmp_path: Path) -> None:
