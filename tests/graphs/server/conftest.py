@@ -129,3 +129,8 @@ def serve() -> Serve:
 def site(models: list[Model], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     with served(models, tmp_path_factory.mktemp("site")) as site:
         yield site
+
+
+def until(holds: Callable[[], bool]) -> None:
+    while not holds():
+        time.sleep(0.02)  # the test's own limit ends what never comes

@@ -7,8 +7,7 @@ import json
 import socket
 import sqlite3
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -28,6 +27,7 @@ from graphs.cli.main import main
 from graphs.server.assistants import Assistant
 from graphs.server.guard import Limits, Policy
 from graphs.server.serve import serve as serve_models
+from tests.graphs.server.conftest import until
 
 QUESTION = [{"role": "user", "content": "4 7 8 8"}]
 ASKED = {"messages": QUESTION}
@@ -56,11 +56,6 @@ def talkative() -> StateGraph:
 
 
 TALKATIVE = Assistant("talkative", "talkative", talkative(), lambda settings, stop: None)
-
-
-def until(holds: Callable[[], bool]) -> None:
-    while not holds():
-        time.sleep(0.02)  # the test's own limit ends what never comes
 
 
 def idle(site: Any) -> bool:

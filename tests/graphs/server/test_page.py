@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shutil
+import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,10 @@ from alignment.run_dir import RunDir
 from graphs.server.guard import Policy
 from graphs.server.models import Model, answerers, opened
 from graphs.web.app import build_app
-from graphs.web.conversations import Conversations
+from graphs.web.conversations import Conversations, Place
 from graphs.web.page import Site
 from graphs.web.training import Trainings
-from tests.graphs.server.conftest import running
+from tests.graphs.server.conftest import running, until
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run"]  # and no calls home, which a closed network refuses
@@ -92,6 +93,12 @@ def page(browser: Any) -> Iterator[Any]:
     yield page
     context.close()
     assert complaints == []
+
+
+def own_pages(models: list[Model], count: int) -> list[tuple[Conversations, Place]]:
+    """What so many servers have of the conversations with one model."""
+    model = next(one for one in answerers(models).values() if not one.council)
+    return [(one, one.place(model)) for one in (Conversations() for _ in range(count))]
 
 
 def open_at(page: Any, url: str) -> None:
@@ -201,6 +208,45 @@ def test_the_runs_are_shown_by_keyboard_and_a_wrong_setting_is_one_sentence(page
     page.get_by_role("button", name="Stop training").click()
     page.get_by_text("is not being trained").wait_for()
     assert serious(page) == []
+
+
+def test_a_session_that_another_program_answers_is_left_to_it(models: list[Model]) -> None:
+    [(conversations, place)] = own_pages(models, 1)
+    with closing(place.chats()) as program:
+        events = program.reply("theirs", "1 2 3 4")
+        next(events)
+        writing = conversations.ask(place, "theirs", None)  # as a page does that finds a question without its reply
+        until(lambda: writing.ended)
+        assert "another program is writing a reply" in writing.error
+        list(events)
+        assert [message.type for message in program.messages("theirs")] == ["human", "ai"]
+
+
+def test_two_servers_of_pages_write_into_one_file_of_sessions(models: list[Model]) -> None:
+    pages = own_pages(models, 2)
+    names = [f"both/{i}" for i in range(8)]
+    replies = [conversations.ask(place, name, "1 2") for name in names for conversations, place in pages]
+    until(lambda: all(writing.ended for writing in replies))
+    with closing(pages[0][1].chats()) as chats:
+        for name, pair in zip(names, zip(replies[::2], replies[1::2], strict=True), strict=True):
+            # at the same time one of them is told so; one after the other, both are answered
+            answered = [writing for writing in pair if not writing.error]
+            assert answered and all("another program" in writing.error for writing in pair if writing.error)
+            turns = chats.messages(name)
+            assert [message.type for message in turns] == ["human", "ai"] * len(answered)
+            assert {turn.text for turn in turns if turn.type == "ai"} == {writing.text for writing in answered}
+
+
+def test_readers_that_stall_hold_up_nobody(url: str) -> None:
+    port = int(url.rstrip("/").rpartition(":")[2])
+    whole = httpx.get(url, timeout=30).content
+    with ExitStack() as stack:
+        for _ in range(40):
+            stalled = stack.enter_context(socket.socket())
+            stalled.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+            stalled.connect(("127.0.0.1", port))
+            stalled.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n" * 8)
+        assert len(httpx.get(url, timeout=30).content) == len(whole) > 20_000
 
 
 def test_files_of_a_run_and_nothing_else(url: str, runs: Path) -> None:
