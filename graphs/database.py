@@ -11,6 +11,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -57,9 +58,9 @@ class Database:
         if str(path) != ":memory:":
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch(mode=0o600)  # what people say to a model is theirs
-        self._connection: Any = sqlite3.connect(path, timeout=BUSY_SECONDS, check_same_thread=False)
-        self._connection.execute("PRAGMA journal_mode=WAL")
-        self.saver = SqliteSaver(self._connection)
+        connection = sqlite3.connect(path, timeout=BUSY_SECONDS, check_same_thread=False)
+        connection.execute("PRAGMA journal_mode=WAL")
+        self.saver = SqliteSaver(connection)
         self.saver.setup()
         self.tables = ("checkpoints", "writes")
 
@@ -70,25 +71,45 @@ class Database:
             from psycopg.rows import dict_row
         except ImportError:
             raise SetupError(f"{ADDRESS} needs a driver; pip install 'junto[postgres]'") from None
-        try:
+        name = psycopg.sql.Identifier(schema)
+
+        def connect() -> Any:
             # its savers want rows by name, and statements that are not in a transaction
             connection = psycopg.connect(url, autocommit=True, row_factory=dict_row)
+            connection.execute(psycopg.sql.SQL("SET search_path TO {}").format(name))
+            return connection
+
+        class Saver(PostgresSaver):
+            """Over a connection that is made anew after the server has gone: what was asked then fails, and what is
+            asked next does not."""
+
+            made: Any
+
+            @property
+            def conn(self) -> Any:
+                if self.made.closed:
+                    self.made = connect()
+                return self.made
+
+            @conn.setter
+            def conn(self, made: Any) -> None:
+                self.made = made
+
+        try:
+            connection = connect()
         except psycopg.Error as error:
             raise SetupError(f"{ADDRESS} cannot be reached: {' '.join(str(error).split())[:300]}") from None
-        self._connection = connection
-        name = psycopg.sql.Identifier(schema)
+        self.saver = Saver(connection)
         try:
-            connection.execute(psycopg.sql.SQL("SET search_path TO {}").format(name))
-            self.saver = PostgresSaver(connection)
             if (url, schema) not in _PREPARED:
                 # tried, not waited for: a statement that waits holds up the making of an index, which another waits for
-                while not self._execute("SELECT pg_try_advisory_lock(24) AS got")[0]["got"]:
+                while not self._execute(connection, "SELECT pg_try_advisory_lock(24) AS got")[0]["got"]:
                     time.sleep(0.05)
                 try:
                     connection.execute(psycopg.sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(name))
                     self.saver.setup()
                 finally:
-                    self._execute("SELECT pg_advisory_unlock(24)")
+                    self._execute(connection, "SELECT pg_advisory_unlock(24)")
                 _PREPARED.add((url, schema))
         except psycopg.Error as error:
             connection.close()
@@ -97,24 +118,26 @@ class Database:
 
     def rows(self, sql: str, *values: Any) -> list[Row]:
         with self.saver.lock:
-            return self._execute(sql, *values)
+            return self._execute(self.saver.conn, sql, *values)
 
     @contextmanager
     def exclusive(self, *tables: str) -> Iterator[Execute]:
         """A transaction during which nobody else writes into ``tables``; in SQLite, into any."""
         with self.saver.lock:
+            connection = self.saver.conn
+            execute = partial(self._execute, connection)
             if self.is_postgres:
-                with self._connection.transaction():
+                with connection.transaction():
                     for table in tables:
-                        self._execute(f"LOCK TABLE {table} IN EXCLUSIVE MODE")
-                    yield self._execute
+                        execute(f"LOCK TABLE {table} IN EXCLUSIVE MODE")
+                    yield execute
                 return
-            self._execute("BEGIN IMMEDIATE")
+            execute("BEGIN IMMEDIATE")
             try:
-                yield self._execute
-                self._connection.commit()
+                yield execute
+                connection.commit()
             except BaseException:
-                self._connection.rollback()
+                connection.rollback()
                 raise
 
     def create(self, *statements: str) -> None:
@@ -165,8 +188,8 @@ class Database:
             *(to, thread, *(only or () if chosen else ())),
         )
 
-    def _execute(self, sql: str, *values: Any) -> list[Row]:
-        cursor = self._connection.execute(sql.replace("?", "%s") if self.is_postgres else sql, values)
+    def _execute(self, connection: Any, sql: str, *values: Any) -> list[Row]:
+        cursor = connection.execute(sql.replace("?", "%s") if self.is_postgres else sql, values)
         if cursor.description is None:
             return []
         if self.is_postgres:
@@ -176,7 +199,7 @@ class Database:
         return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
 
     def close(self) -> None:
-        self._connection.close()
+        (self.saver.made if self.is_postgres else self.saver.conn).close()
 
 
 @contextmanager

@@ -87,6 +87,17 @@ def test_two_programs_do_not_reply_in_one_session(address: str, tmp_path: Path) 
         assert other.undo("talk") == "1"
 
 
+def test_a_connection_that_was_lost_is_made_anew(address: str, tmp_path: Path) -> None:
+    with closing(talk(tmp_path / "lost" / "threads.sqlite", ["first", "second"])) as chats:
+        list(chats.reply("talk", "1"))
+        with closing(Database(tmp_path / "another" / "threads.sqlite")) as other:  # as a restart of the server does
+            other.rows("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()")
+        with pytest.raises(Exception, match="terminat|closed"):
+            chats.messages("talk")
+        list(chats.reply("talk", "2"))
+        assert [one.text for one in chats.messages("talk")] == ["1", "first", "2", "second"]
+
+
 def test_threads_are_listed_copied_and_pruned(address: str, tmp_path: Path) -> None:
     path = tmp_path / "kept" / "threads.sqlite"
     with closing(talk(path, ["a", "b", "c"])) as chats:
