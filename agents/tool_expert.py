@@ -29,7 +29,8 @@ DONE = "final_answer"  # smolagents' name of the tool that ends an agent's run
 LONGEST_RESULT = 1000  # characters of a tool's result that are kept and read: it has to fit into the window
 
 Message = dict[str, str]
-Permit = Callable[[str, Any], str | None]  # tool and arguments -> None, or why it may not be called
+Outcome = tuple[str, bool]  # a call's result, or what went wrong, and whether it did
+Permit = Callable[[str, Any, Callable[[], Outcome]], Outcome]  # of a tool, its arguments, and what makes the call
 Call = dict[str, Any]  # {"tool": name, "arguments": {...}, "result": text, "failed": bool}, which is JSON
 
 
@@ -96,9 +97,8 @@ def call_tools(
 
     A tool that raises, or gives nothing within ``seconds``, has a result that says so; the model reads it and may go
     on. A tool that hangs goes on in a thread of its own, which cannot be ended: what may compute for ever, or keep the
-    interpreter to itself, belongs into ``agents.sandbox``. ``permit`` is asked before each call; what it refuses has a
-    result that says so. Tools are called by several steps at once, so they must not
-    keep what one of them said. Raises what the engine raises.
+    interpreter to itself, belongs into ``agents.sandbox``. ``permit`` makes each call, or has another outcome. Tools
+    are called by several steps at once, so they must not keep what one of them said. Raises what the engine raises.
     """
     if max_calls < 1:  # smolagents takes 0 for no limit of one's own
         return Calls([], 0, 0, 0)
@@ -158,10 +158,8 @@ class _Caller(ToolCallingAgent):
     def execute_tool_call(self, tool_name: str, arguments: dict[str, str] | str) -> Any:
         if tool_name == DONE:
             return ""
-        if self.permit is not None and (refused := self.permit(tool_name, arguments)):
-            result, failed = f"error: {refused}", True
-        else:
-            result, failed = _within(self.seconds, partial(super().execute_tool_call, tool_name, arguments))
+        make = partial(_within, self.seconds, partial(super().execute_tool_call, tool_name, arguments))
+        result, failed = make() if self.permit is None else self.permit(tool_name, arguments, make)
         self.calls.append({"tool": tool_name, "arguments": arguments, "result": result, "failed": failed})
         return result
 
@@ -174,9 +172,8 @@ def _seed(model: EngineModel, part: int | str) -> str | None:
     return None if model.seed is None else f"{model.seed}/{part}"
 
 
-def _within(seconds: float, work: Callable[[], Any]) -> tuple[str, bool]:
-    """The text of ``work``'s result, or of what went wrong, and whether it did."""
-    done: queue.SimpleQueue[tuple[str, bool]] = queue.SimpleQueue()
+def _within(seconds: float, work: Callable[[], Any]) -> Outcome:
+    done: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
 
     def run() -> None:
         try:

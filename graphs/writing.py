@@ -8,12 +8,17 @@ import time
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
+
+from langgraph.func import task
 
 from agents.thought import Thought, call_line, read, step_grammar
 from alignment.engine import Completion, Engine, Request
 from graphs.asking import ask
 from graphs.turns import Context, Part, Turn
+
+if TYPE_CHECKING:
+    from agents.tool_expert import Outcome
 
 Event = dict[str, Any]
 Call = dict[str, Any]
@@ -133,14 +138,16 @@ def _called(
         return list(threads.map(call, places, seeds))
 
 
-def _permitted(expert: str, tool: str, arguments: Any) -> str | None:
-    """Asks a person; None, or why the call is not made."""
+def _permitted(expert: str, tool: str, arguments: Any, make: Callable[[], Outcome]) -> Outcome:
+    """Asks a person. The step is begun anew for every decision on a later call, so a call that was made is kept, as a
+    task of the step, and not made again."""
     [call] = storable([{"tool": tool, "arguments": arguments, "result": "", "failed": False}])
     args = {"expert": expert, "tool": tool, "arguments": call["arguments"]}
     decision = ask("tool", args, f"{expert} calls {tool}.", ("approve", "reject"))
     if decision.kind == "approve":
-        return None
-    return f"a person refused this call{f': {decision.message}' if decision.message else ''}"
+        result, failed = task(name=tool)(make)().result()
+        return result, failed
+    return f"error: a person refused this call{f': {decision.message}' if decision.message else ''}", True
 
 
 def storable(calls: Sequence[Call]) -> list[Call]:

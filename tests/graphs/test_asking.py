@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,19 @@ from graphs.sitting import run_council
 from tests.graphs.test_council_tools import TASK, TOOLS
 
 QUESTION = "4 7 8 8"
+NOTED = """
+@tool
+def noted(digit: int) -> int:
+    \"\"\"Gives a digit back.
+
+    Args:
+        digit: the digit
+    \"\"\"
+    import os
+    with open(os.environ["NOTED"], "a") as file:
+        file.write(str(digit))
+    return digit
+"""
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +45,7 @@ def trained(wide_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the run ``tiny``, whose lines are two digits each."""
     folder = tmp_path_factory.mktemp("asking")
     (folder / "digits.py").write_text(TASK)
-    (folder / "my_tools.py").write_text(TOOLS)
+    (folder / "my_tools.py").write_text(TOOLS + NOTED)
     content = {
         "name": "tiny",
         "task": "digits.py",
@@ -41,7 +55,7 @@ def trained(wide_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "sft": {"steps": 1, "batch_size": 4},
         "council": {
             "experts": [
-                {"name": "Ada", "role": "sft", "tools": ["my_tools.py:spell"]},
+                {"name": "Ada", "role": "sft", "tools": ["my_tools.py:spell", "my_tools.py:noted"]},
                 {"name": "Bea", "role": "sft"},
                 {"name": "Carl", "role": "sft", "temperature": 1.5},
             ],
@@ -147,6 +161,35 @@ def test_a_tool_is_called_only_when_a_person_permits_it(trained: Path, first_cal
     assert permitted["thoughts"] == plain["thoughts"]
     calls = [call for thought in permitted["thoughts"] for call in thought["calls"]]
     assert calls and not any("refused" in call["result"] for call in calls)
+
+
+def test_a_permitted_call_is_made_once(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first_calls: dict[str, Any]
+) -> None:
+    """Of several calls in a step each has its own decision, for which LangGraph begins the step anew."""
+    first_calls["Ada"] = {"name": "noted", "arguments": {"digit": 3}}
+    generate = Engine.generate
+
+    def three_calls(engine: Engine, requests: Any) -> Any:
+        parts = [str(request.seed).rpartition("/") for request in requests]
+        as_first = [
+            replace(request, seed=f"{before}/1") if part in ("2", "3") and "Ada" in before else request
+            for request, (before, _, part) in zip(requests, parts, strict=True)
+        ]
+        return generate(engine, as_first)
+
+    monkeypatch.setattr(Engine, "generate", three_calls)
+    monkeypatch.setenv("NOTED", str(tmp_path / "noted"))
+    decisions: list[int] = []
+
+    def permit(waiting: Waiting) -> dict[str, Any]:
+        decisions.append(len(waiting.asked))
+        return always("approve")(waiting)
+
+    permitted = sat(trained, "made once", ["tool"], permit)
+    calls = [call for thought in permitted["thoughts"] for call in thought["calls"]]
+    assert len(calls) == sum(decisions) >= 3 and [call["result"] for call in calls] == ["3"] * len(calls)
+    assert (tmp_path / "noted").read_text() == "3" * len(calls)
 
 
 def test_what_waits_is_kept_and_nothing_is_written_twice(
