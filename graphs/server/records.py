@@ -124,9 +124,10 @@ class Records:
 
     def remove_thread(self, thread_id: str) -> None:
         """Raises Refusal: 404, or 409 while a run goes on."""
-        if self.thread(thread_id)["status"] == "busy":
-            raise Refusal(409, f"a run goes on in the thread {thread_id}; cancel it first")
+        self.thread(thread_id)
+        self.recover()
         with self._changing() as execute:
+            _check_idle(execute, thread_id, "cancel it first")
             for table in ("threads", "runs", *self._database.tables):
                 execute(f"DELETE FROM {table} WHERE thread_id = ?", thread_id)
 
@@ -158,9 +159,9 @@ class Records:
         run_id = str(uuid.uuid4())
         self.recover()
         with self._changing() as execute:
-            sql = "SELECT run_id FROM runs WHERE thread_id = ? AND status IN (?, ?)"
-            if execute(sql, thread_id, *ACTIVE):
-                raise Refusal(409, f"a run goes on in the thread {thread_id}; wait for it, or cancel it")
+            if not execute("SELECT thread_id FROM threads WHERE thread_id = ?", thread_id):
+                _absent("thread", thread_id)
+            _check_idle(execute, thread_id, "wait for it, or cancel it")
             row = (run_id, thread_id, assistant_id, now(), now(), "running", _dumped(metadata), _dumped(kwargs))
             execute("INSERT INTO runs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", *row, strategy, self.owner, None)
         return self.run(thread_id, run_id)
@@ -229,6 +230,11 @@ def _dumped(value: Any) -> str:
 
 def _has(found: Any, wanted: Mapping[str, Any] | None) -> bool:
     return all(isinstance(found, dict) and found.get(key) == value for key, value in (wanted or {}).items())
+
+
+def _check_idle(execute: Execute, thread_id: str, remedy: str) -> None:
+    if execute("SELECT run_id FROM runs WHERE thread_id = ? AND status IN (?, ?)", thread_id, *ACTIVE):
+        raise Refusal(409, f"a run goes on in the thread {thread_id}; {remedy}")
 
 
 def _absent(kind: str, name: str) -> Any:

@@ -7,9 +7,10 @@ import json
 import socket
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ from alignment.errors import SetupError, UsageError
 from graphs.cli.main import main
 from graphs.server.assistants import Assistant
 from graphs.server.guard import Limits, Policy
+from graphs.server.records import Records
+from graphs.server.refusals import Refusal
 from graphs.server.serve import serve as serve_models
 from tests.graphs.server.conftest import until
 
@@ -270,6 +273,26 @@ def test_a_reader_that_stalls_is_left_and_delays_nobody(stalling: Any) -> None:
         assert len(rest) < 200 * 2**18 and (not rest.endswith(b"0\r\n\r\n") or b"events are gone" in rest)
     parts = list(client.runs.stream(thread, "talkative", input={"count": 200}, stream_mode="custom"))
     assert len(parts) == 201 or parts[-1].event == "error"
+
+
+def test_a_thread_is_not_removed_under_a_run_that_begins(tmp_path: Path) -> None:
+    path = tmp_path / "server.sqlite"
+    both = threading.Barrier(2)
+    with closing(Records(path)) as one, closing(Records(path)) as two, ThreadPoolExecutor(2) as workers:
+
+        def tried(work: Callable[[], Any]) -> int:
+            both.wait()
+            try:
+                work()
+            except Refusal as refusal:
+                return refusal.status
+            return 200
+
+        for name in map(str, range(40)):
+            one.add_thread(name, {})
+            begins = workers.submit(tried, partial(one.begin_run, name, "a", {}, {}, "reject"))
+            removes = workers.submit(tried, partial(two.remove_thread, name))
+            assert (begins.result(), removes.result()) in ((200, 409), (404, 200))
 
 
 def test_two_servers_on_one_file(models: Any, serve: Any, tmp_path: Path) -> None:
