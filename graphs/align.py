@@ -44,6 +44,7 @@ from explain.score import EngineScorer
 from graphs import audit as audits
 from graphs import before_after, rewards
 from graphs.asking import OnAsk, of_shown
+from graphs.database import forget
 from graphs.environment import environment
 from graphs.gate import TRAINED
 from graphs.gate_person import WaitingRun, stage_of, stopped
@@ -335,6 +336,7 @@ def run_align(
     with run.locked():
         if fresh and run.path.exists():
             shutil.rmtree(run.path)
+            forget(run.path / "threads.sqlite")
         if (run.path / "config.yaml").exists():
             prepare_resume(run, recipe)
         # what is missing is said before anything is trained

@@ -10,7 +10,7 @@ import re
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -219,6 +219,15 @@ def _locked(path: Path, refusal: str) -> Iterator[None]:
                     finally:
                         path.unlink(missing_ok=True)
                     return
+
+
+def forget(path: Path) -> None:
+    """What a server keeps for the file, whose folder is deleted. Raises SetupError where it cannot be had."""
+    if not address():
+        return
+    with closing(Database(path)) as database:
+        database.rows(f'DROP SCHEMA "{schema_of(path)}" CASCADE')
+    _PREPARED.discard((address(), schema_of(path)))
 
 
 def schema_of(path: Path) -> str:

@@ -11,6 +11,7 @@ import typer
 
 from alignment.errors import UsageError
 from alignment.run_dir import RunDir
+from graphs.database import forget
 
 
 def remove_runs(names: Sequence[str], root: Path, is_sure: bool) -> list[str]:
@@ -35,6 +36,7 @@ def remove_runs(names: Sequence[str], root: Path, is_sure: bool) -> list[str]:
                 continue
             (run.path / "config.yaml").unlink()  # so that half a run is never taken for one
             shutil.rmtree(run.path)
+            forget(run.path / "threads.sqlite")
     return [run.path.name for run in runs]
 
 

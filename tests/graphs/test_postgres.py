@@ -20,6 +20,7 @@ from langchain_core.messages import HumanMessage
 from alignment.errors import SetupError, UsageError
 from graphs import kept_threads
 from graphs.chat import Chats, Context
+from graphs.cli.runs_remove import remove_runs
 from graphs.database import ADDRESS, Claimed, Database, schema_of
 from graphs.server.records import Records
 from graphs.server.refusals import Refusal
@@ -96,6 +97,21 @@ def test_a_connection_that_was_lost_is_made_anew(address: str, tmp_path: Path) -
             chats.messages("talk")
         list(chats.reply("talk", "2"))
         assert [one.text for one in chats.messages("talk")] == ["1", "first", "2", "second"]
+
+
+def test_what_was_kept_of_a_run_goes_with_it(address: str, tmp_path: Path) -> None:
+    run = tmp_path / "runs" / "gone"
+    run.mkdir(parents=True)
+    (run / "config.yaml").write_text("name: gone\n")
+    (run / "status.json").write_text('{"state": "done", "stages": {}}')
+    with closing(talk(run / "threads.sqlite", ["first"])) as chats:
+        list(chats.reply("talk", "1"))
+    assert remove_runs(["gone"], run.parent, True) == ["gone"]
+    with closing(Database(tmp_path / "threads.sqlite")) as database:
+        schemas = {row["name"] for row in database.rows("SELECT nspname AS name FROM pg_namespace")}
+    assert schema_of(tmp_path / "threads.sqlite") in schemas and schema_of(run / "threads.sqlite") not in schemas
+    with closing(talk(run / "threads.sqlite", ["again"])) as chats:  # a run of that name that comes later
+        assert chats.messages("talk") == []
 
 
 def test_threads_are_listed_copied_and_pruned(address: str, tmp_path: Path) -> None:
