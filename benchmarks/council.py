@@ -60,6 +60,7 @@ COUNCIL = {
     "max_total_tokens": 10**6,
     "seconds": None,
 }
+OWN = "council as its recipe has it"  # but that nobody leaves by score
 PERSONAS = ("Look for factors of the target first.", "Try sums and differences first.", "Be careful with each step.")
 
 Row = dict[str, Any]
@@ -232,9 +233,18 @@ class Bench:
 
     # -- a sitting ----------------------------------------------------------------------------------------
 
+    def own_sitting(self, seed: int, question: str) -> Row:
+        council = self.recipe.council.model_copy(update={"seed": seed})
+        recipe: Recipe = self.recipe.model_copy(update={"council": council})
+        return self._sat(OWN, seat(self.engine, self.task, recipe, "benchmark"), seed, question)
+
     def sitting(self, name: str, seed: int, question: str) -> Row:
         scorer, changes = arms()[name]
-        context = replace(self.context(scorer, seed, changes), thread=f"benchmark/{question}")
+        return self._sat(name, self.context(scorer, seed, changes), seed, question)
+
+    def _sat(self, name: str, context: Context, seed: int, question: str) -> Row:
+        scorer = context.config.scorer
+        context = replace(context, thread=f"benchmark/{question}")
         judged, recorded = [0], Recorded(self.engine, self.written)
         context = replace(context, engine=recorded)
         if scorer == "reward":
@@ -351,7 +361,7 @@ def table(pools: Sequence[Row], sittings: Sequence[Row], task: str) -> list[Row]
         shown = scorer if name in ("best of n", "weighted self-consistency") else ""
         row = _row(task, name, shown, at_tokens(tokens, right, budget), budget)
         found.append(row | {"lines": round(float(np.interp(budget, tokens, np.arange(1, LINES + 1))), 1)})
-    for name in arms():
+    for name in (OWN, *arms()):
         mine = [s for s in sittings if s["arm"] == name]
         if not mine:
             continue
@@ -383,11 +393,12 @@ def measure(run: Path, count: int, seeds: int, folder: Path) -> list[Row]:
         about = [engine.fingerprint, own, COUNCIL, LINES]
         pools = _kept(folder / "pools.jsonl", about, wanted, ("seed", "question"), bench.pool, TOGETHER // 4)
         bench.set_pools(pools)
+        own_sittings = _kept(folder / "own.jsonl", about, wanted, ("seed", "question"), bench.own_sitting, TOGETHER)
         about += [bench.thresholds, arms()]
         cells = [(name, seed, question) for name in arms() for seed, question in wanted]
         sittings = _kept(folder / "sittings.jsonl", about, cells, ("arm", "seed", "question"), bench.sitting, TOGETHER)
         flops = 2 * engine.backbone.linear_parameters
-    rows = table(pools, sittings, bench.recipe.task.rpartition(".")[2])
+    rows = table(pools, [*own_sittings, *sittings], bench.recipe.task.rpartition(".")[2])
     return [row | {"flops": flops * row["tokens"]} for row in rows]
 
 
