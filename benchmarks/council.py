@@ -129,7 +129,7 @@ class Bench:
         self.questions = [row["question"] for row in data.prompts["validation"][:count]]
         self.thresholds: dict[str, float] = {}
         self.written: dict[str, Completion] = {}
-        self.judged: dict[tuple[str, str, Line], float] = {}
+        self.judged: dict[tuple[str, str], float] = {}  # by question and text
 
     def context(self, scorer: str, seed: int, changes: dict[str, Any]) -> Context:
         council = self.recipe.council
@@ -234,7 +234,9 @@ class Bench:
     # -- a sitting ----------------------------------------------------------------------------------------
 
     def own_sitting(self, seed: int, question: str) -> Row:
-        council = self.recipe.council.model_copy(update={"seed": seed})
+        council = self.recipe.council
+        # nobody leaves by it here, and the judge's tokens are counted of one scorer
+        council = council.model_copy(update={"seed": seed, "leave_scorer": council.scorer})
         recipe: Recipe = self.recipe.model_copy(update={"council": council})
         return self._sat(OWN, seat(self.engine, self.task, recipe, "benchmark"), seed, question)
 
@@ -270,7 +272,7 @@ class Bench:
             if wanted:
                 prompt, chat = self.task.prompt(question, (), persona), self.engine.backbone.chat
                 judged[0] += prefix_tree.size([encode_scored(chat, prompt, lines[i].text) for i in wanted])
-                keys = {i: (persona, question, lines[i]) for i in wanted}
+                keys = {i: (question, lines[i].text) for i in wanted}
                 new = [i for i in wanted if keys[i] not in self.judged]
                 if new:
                     values = score(question, [lines[i] for i in new])

@@ -335,8 +335,8 @@ def run_align(
             return run.path
     with run.locked():
         if fresh and run.path.exists():
-            shutil.rmtree(run.path)
             forget(run.path / "threads.sqlite")
+            shutil.rmtree(run.path)
         if (run.path / "config.yaml").exists():
             prepare_resume(run, recipe)
         # what is missing is said before anything is trained

@@ -10,7 +10,7 @@ import re
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,7 @@ class Database:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._held: list[Any] = []
         url = address() if str(path) != ":memory:" else ""
         self.is_postgres = bool(url)
         if url:
@@ -65,54 +66,52 @@ class Database:
         self.tables = ("checkpoints", "writes")
 
     def _connect(self, url: str, schema: str) -> None:
-        try:
-            import psycopg
-            from langgraph.checkpoint.postgres import PostgresSaver
-            from psycopg.rows import dict_row
-        except ImportError:
-            raise SetupError(f"{ADDRESS} needs a driver; pip install 'junto[postgres]'") from None
+        psycopg, PostgresSaver = _driver()
         name = psycopg.sql.Identifier(schema)
+        held: list[Any] = []  # the connection, of all copies that a graph makes of its saver; nothing once it is closed
 
         def connect() -> Any:
             # its savers want rows by name, and statements that are not in a transaction
-            connection = psycopg.connect(url, autocommit=True, row_factory=dict_row)
+            connection = psycopg.connect(url, autocommit=True, row_factory=psycopg.rows.dict_row)
             connection.execute(psycopg.sql.SQL("SET search_path TO {}").format(name))
             return connection
 
-        class Saver(PostgresSaver):
+        class Saver(PostgresSaver):  # type: ignore[misc, valid-type]
             """Over a connection that is made anew after the server has gone: what was asked then fails, and what is
             asked next does not."""
 
-            made: Any
-
             @property
             def conn(self) -> Any:
-                if self.made.closed:
-                    self.made = connect()
-                return self.made
+                if held and held[0].closed:
+                    held[0] = connect()
+                if not held:
+                    raise psycopg.OperationalError("the connection is closed")
+                return held[0]
 
             @conn.setter
-            def conn(self, made: Any) -> None:
-                self.made = made
+            def conn(self, given: Any) -> None:
+                held[:] = [given]
 
         try:
-            connection = connect()
+            self.saver = Saver(connect())
         except psycopg.Error as error:
-            raise SetupError(f"{ADDRESS} cannot be reached: {' '.join(str(error).split())[:300]}") from None
-        self.saver = Saver(connection)
+            raise _unreachable(error) from None
+        self._held = held
         try:
-            if (url, schema) not in _PREPARED:
+            # a run's schema goes with the run, and a run of the same name may come
+            there = self._execute(held[0], "SELECT 1 AS there FROM pg_namespace WHERE nspname = ?", schema)
+            if not there or (url, schema) not in _PREPARED:
                 # tried, not waited for: a statement that waits holds up the making of an index, which another waits for
-                while not self._execute(connection, "SELECT pg_try_advisory_lock(24) AS got")[0]["got"]:
+                while not self._execute(held[0], "SELECT pg_try_advisory_lock(24) AS got")[0]["got"]:
                     time.sleep(0.05)
                 try:
-                    connection.execute(psycopg.sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(name))
+                    held[0].execute(psycopg.sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(name))
                     self.saver.setup()
                 finally:
-                    self._execute(connection, "SELECT pg_advisory_unlock(24)")
+                    self._execute(held[0], "SELECT pg_advisory_unlock(24)")
                 _PREPARED.add((url, schema))
         except psycopg.Error as error:
-            connection.close()
+            self.close()
             raise SetupError(f"{ADDRESS} cannot be used: {' '.join(str(error).split())[:300]}") from None
         self.tables = ("checkpoints", "checkpoint_writes", "checkpoint_blobs")
 
@@ -199,7 +198,11 @@ class Database:
         return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
 
     def close(self) -> None:
-        (self.saver.made if self.is_postgres else self.saver.conn).close()
+        if not self.is_postgres:
+            self.saver.conn.close()
+        for connection in self._held:
+            connection.close()
+        self._held.clear()
 
 
 @contextmanager
@@ -211,23 +214,47 @@ def _locked(path: Path, refusal: str) -> Iterator[None]:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise Claimed(refusal) from None
-            with suppress(FileNotFoundError):
-                # else whoever had it before removed it in between, and another may have made it anew
-                if os.fstat(file.fileno()).st_ino == path.stat().st_ino:
-                    try:
-                        yield
-                    finally:
-                        path.unlink(missing_ok=True)
-                    return
+            if not _is_at(path, file.fileno()):  # whoever had it before has removed it in between
+                continue
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
+            return
+
+
+def _is_at(path: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def forget(path: Path) -> None:
-    """What a server keeps for the file, whose folder is deleted. Raises SetupError where it cannot be had."""
-    if not address():
+    """Drops what a server keeps for a file that is to be deleted. Raises SetupError where the server cannot be had."""
+    if not (url := address()):
         return
-    with closing(Database(path)) as database:
-        database.rows(f'DROP SCHEMA "{schema_of(path)}" CASCADE')
-    _PREPARED.discard((address(), schema_of(path)))
+    psycopg, _ = _driver()
+    try:
+        with psycopg.connect(url, autocommit=True) as connection:
+            connection.execute(
+                psycopg.sql.SQL("DROP SCHEMA IF EXISTS {} CASCADE").format(psycopg.sql.Identifier(schema_of(path)))
+            )
+    except psycopg.Error as error:
+        raise _unreachable(error) from None
+
+
+def _driver() -> tuple[Any, Any]:
+    try:
+        import psycopg
+        from langgraph.checkpoint.postgres import PostgresSaver
+    except ImportError:
+        raise SetupError(f"{ADDRESS} needs a driver; pip install 'junto[postgres]'") from None
+    return psycopg, PostgresSaver
+
+
+def _unreachable(error: Exception) -> SetupError:
+    return SetupError(f"{ADDRESS} cannot be reached: {' '.join(str(error).split())[:300]}")
 
 
 def schema_of(path: Path) -> str:

@@ -25,7 +25,7 @@ from graphs.report import write_report
 from graphs.results import keep
 from graphs.threads import run_thread
 from graphs.tools import tools_of
-from graphs.turns import Context, State
+from graphs.turns import Context, State, workers
 
 if TYPE_CHECKING:
     from smolagents import Tool
@@ -174,10 +174,8 @@ def sit(
     began = time.monotonic()
     name = thread or f"{context.thread}-{time.time_ns()}"
     start = {"question": question, "tokens": 0, "proposals": 0}
-    # LangGraph waits for events on one of its threads
-    threads = len(context.config.experts) + 1
     state = run_thread(
-        build(), "council", database, name, start, context, on_event, threads, decisions, context.settings
+        build(), "council", database, name, start, context, on_event, workers(context), decisions, context.settings
     )
     return _result(cast(State, state), context, time.monotonic() - began)
 

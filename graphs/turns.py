@@ -94,6 +94,12 @@ class Context:
         return next(e for e in self.config.experts if e.name == name)
 
 
+def workers(context: Context) -> int:
+    """Threads that LangGraph needs for a sitting: it waits for events on one, each expert writes on one, and waits
+    there for a permitted call of a tool, which is on another."""
+    return 2 * len(context.config.experts) + 1
+
+
 def turns(state: State, runtime: Runtime[Context]) -> list[Send] | Literal["conclude"]:
     """One ``Send`` per expert that has something to write; the end where nobody has, or a budget is spent."""
     config = runtime.context.config

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import time
@@ -140,12 +141,14 @@ def _called(
 
 def _permitted(expert: str, tool: str, arguments: Any, make: Callable[[], Outcome]) -> Outcome:
     """Asks a person. The step is begun anew for every decision on a later call, so a call that was made is kept, as a
-    task of the step, and not made again."""
+    task of the step, and not made again. LangGraph knows a task by its name and its place among the step's: the name
+    has the arguments, too, for what is written anew may call with others."""
     [call] = storable([{"tool": tool, "arguments": arguments, "result": "", "failed": False}])
     args = {"expert": expert, "tool": tool, "arguments": call["arguments"]}
     decision = ask("tool", args, f"{expert} calls {tool}.", ("approve", "reject"))
     if decision.kind == "approve":
-        result, failed = task(name=tool)(make)().result()
+        digest = hashlib.sha256(json.dumps(call["arguments"]).encode()).hexdigest()[:16]
+        result, failed = task(name=f"{tool}-{digest}")(make)().result()
         return result, failed
     return f"error: a person refused this call{f': {decision.message}' if decision.message else ''}", True
 

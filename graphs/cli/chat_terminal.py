@@ -150,8 +150,9 @@ class Terminal:
                 tell_error(error)
                 return
             except Exception as error:  # nor by a reply that fails
-                if self.chats.unanswered(self.session):
-                    self.chats.undo(self.session)
+                with contextlib.suppress(Claimed):
+                    if self.chats.unanswered(self.session):
+                        self.chats.undo(self.session)
                 tell_error(error)
                 return
 

@@ -34,9 +34,9 @@ def remove_runs(names: Sequence[str], root: Path, is_sure: bool) -> list[str]:
             if run.path.is_symlink():
                 run.path.unlink()
                 continue
+            forget(run.path / "threads.sqlite")
             (run.path / "config.yaml").unlink()  # so that half a run is never taken for one
             shutil.rmtree(run.path)
-            forget(run.path / "threads.sqlite")
     return [run.path.name for run in runs]
 
 

@@ -18,7 +18,7 @@ from typing_extensions import TypedDict  # pydantic makes no schema of typing's 
 from agents.thought import Tree
 from alignment.errors import UsageError
 from graphs import council
-from graphs.turns import Context, Seat
+from graphs.turns import Context, Seat, workers
 
 KEPT = ("question", "tree", "seats", "round", "tokens", "proposals", "answer", "notes")
 
@@ -48,8 +48,7 @@ def sit(state: State, runtime: Runtime[Context]) -> State:
     # the thread is a part of every seed: the same after a kill, another one for another message
     context = replace(runtime.context, thread=f"thread/{asked.id}")
     start = {"question": context.task.validate_question(asked.text), "tokens": 0, "proposals": 0}
-    # LangGraph waits for events on one of its threads
-    config: Any = {"max_concurrency": len(context.config.experts) + 1}
+    config: Any = {"max_concurrency": workers(context)}
     found: dict[str, Any] = {}
     for mode, part in council.graph.stream(start, config, context=context, stream_mode=["custom", "values"]):
         if mode == "custom":

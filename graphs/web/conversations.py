@@ -7,7 +7,7 @@ shows what has been written so far, and goes on showing it.
 from __future__ import annotations
 
 import threading
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -124,8 +124,9 @@ class Conversations:
                     writing.error = str(error)
                 except Exception as error:  # one sentence, and the question that led to it is taken back
                     writing.error = refusal_of(error).sentence
-                    if chats.unanswered(session):
-                        writing.question = chats.undo(session) or writing.question
+                    with suppress(Claimed):
+                        if chats.unanswered(session):
+                            writing.question = chats.undo(session) or writing.question
         except Exception as error:  # its place cannot be had
             writing.error = refusal_of(error).sentence
         finally:

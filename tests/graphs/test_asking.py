@@ -11,17 +11,22 @@ from typing import Any
 
 import pytest
 import yaml
+from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.graph import START, StateGraph
+from langgraph.types import Command
 
+from agents.tool_expert import Outcome
 from alignment.engine import Engine
 from alignment.errors import UsageError
 from alignment.run_dir import RunDir
 from graphs import kept_threads
 from graphs.align import run_align
-from graphs.asking import Waiting, allowed_in, answer, decision_of, request_of, tied
+from graphs.asking import Waiting, allowed_in, answer, decision_of, of_shown, request_of, tied
 from graphs.cli.asking import decided
 from graphs.cli.main import main
 from graphs.recipe import load_recipe
 from graphs.sitting import run_council
+from graphs.writing import _permitted
 from tests.graphs.test_council_tools import TASK, TOOLS
 
 QUESTION = "4 7 8 8"
@@ -190,6 +195,58 @@ def test_a_permitted_call_is_made_once(
     calls = [call for thought in permitted["thoughts"] for call in thought["calls"]]
     assert len(calls) == sum(decisions) >= 3 and [call["result"] for call in calls] == ["3"] * len(calls)
     assert (tmp_path / "noted").read_text() == "3" * len(calls)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_all_experts_have_a_call_permitted_at_once(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first_calls: dict[str, Any], count: int
+) -> None:
+    names = ("Ada", "Bea", "Carl")[:count]
+    seats = [{"name": name, "role": "sft", "tools": ["my_tools.py:noted"]} for name in names]
+    first_calls |= {name: {"name": "noted", "arguments": {"digit": 3}} for name in names}
+    monkeypatch.setenv("NOTED", str(tmp_path / "noted"))
+    monkeypatch.chdir(trained.parent)  # where what --set names is looked for
+    settings = ["council.ask_before=[tool]", f"council.experts={json.dumps(seats)}"]
+    asked: list[int] = []
+
+    def permit(waiting: Waiting) -> dict[str, Any]:
+        asked.append(len(waiting.asked))
+        return always("approve")(waiting)
+
+    result = run_council(trained / "tiny", QUESTION, settings, lambda event: None, f"all {count}", on_ask=permit)
+    calls = [call["result"] for thought in result["thoughts"] for call in thought["calls"]]
+    assert asked[0] == count and len(calls) == sum(asked) and calls.count("3") >= 2 * count
+
+
+def test_a_call_that_comes_out_otherwise_does_not_get_anothers_result() -> None:
+    """As where bfloat16 makes the step anew with other calls: of the first one a person refuses to decide anew."""
+    made: list[int] = []
+    written = [3, 5]
+
+    def step(state: dict[str, Any]) -> dict[str, Any]:
+        def of(digit: int) -> Outcome:
+            return _permitted("Ada", "noted", {"digit": digit}, lambda: (made.append(digit), (str(digit), False))[1])
+
+        return {"found": [of(digit) for digit in written]}
+
+    builder = StateGraph(dict)
+    builder.add_node("step", step)
+    builder.add_edge(START, "step")
+    graph = builder.compile(InMemorySaver())
+    config: Any = {"configurable": {"thread_id": "t"}}
+
+    def asked() -> dict[str, Any]:
+        return {one.id: one.value for task in graph.get_state(config).tasks for one in task.interrupts}
+
+    def approve() -> Any:
+        return graph.invoke(Command(resume=of_shown({name: answer("approve") for name in asked()}, asked())), config)
+
+    graph.invoke({}, config)
+    approve()
+    assert made == [3]
+    written[0] = 4
+    found = approve()["found"]
+    assert made == [3, 5] and found[1] == ("5", False) and found[0][1] and "refused" in found[0][0]
 
 
 def test_what_waits_is_kept_and_nothing_is_written_twice(

@@ -179,6 +179,8 @@ def test_what_a_killed_program_has_claimed_is_free(tmp_path: Path) -> None:
             program.wait()
             with database.claim("a", "taken"):
                 pass
+            with pytest.raises(FileNotFoundError, match="its own"), database.claim("a", "taken"):
+                raise FileNotFoundError("its own")
 
 
 def test_chats_that_are_pruned_are_listed_no_more(chats: Chats, tmp_path: Path) -> None:

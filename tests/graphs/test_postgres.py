@@ -106,7 +106,9 @@ def test_what_was_kept_of_a_run_goes_with_it(address: str, tmp_path: Path) -> No
     (run / "status.json").write_text('{"state": "done", "stages": {}}')
     with closing(talk(run / "threads.sqlite", ["first"])) as chats:
         list(chats.reply("talk", "1"))
+    served = talk(run / "threads.sqlite", [])  # by a program that goes on
     assert remove_runs(["gone"], run.parent, True) == ["gone"]
+    served.close()
     with closing(Database(tmp_path / "threads.sqlite")) as database:
         schemas = {row["name"] for row in database.rows("SELECT nspname AS name FROM pg_namespace")}
     assert schema_of(tmp_path / "threads.sqlite") in schemas and schema_of(run / "threads.sqlite") not in schemas
