@@ -11,10 +11,12 @@ with a calculator, by the same model from the same seeds, held to the same form.
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import random
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,7 @@ STEPS_OF_A_RUN = 3  # replies of one agent, so that some stand behind results an
 MAX_TOKENS = 128  # of a step, and of each call before it; an agent's reply has EngineModel's default
 MAX_CALLS = 2  # before a step
 SECONDS = 5.0  # of a call
+TOGETHER = 8  # agents, or steps, at a time
 
 
 def questions(run: str) -> list[str]:
@@ -49,29 +52,32 @@ def questions(run: str) -> list[str]:
     return [row["question"] for row in chains.load(chains.Options(), 0).prompts["validation"]]
 
 
-def agent_steps(model: EngineModel, asked: Sequence[str], count: int) -> Iterator[ActionStep]:
-    """Steps of fresh agents, one question each."""
-    left = count
-    for question in asked * count:
-        agent = ToolCallingAgent([Calculator(), CheckArithmetic()], model, verbosity_level=LogLevel.OFF)
-        # one more than are read, or the last would be followed by a reply in free text
-        for found in agent.run(question, stream=True, max_steps=STEPS_OF_A_RUN + 1):
-            if not isinstance(found, ActionStep):
-                continue
-            yield found
-            left -= 1
-            model.seed = f"agent/{left}"
-            if left == 0:
-                return
-            if found.is_final_answer or found.step_number == STEPS_OF_A_RUN:
+def agent_steps(model: EngineModel, number: int, question: str) -> list[ActionStep]:
+    """The steps of a fresh agent."""
+    agent = ToolCallingAgent([Calculator(), CheckArithmetic()], model, verbosity_level=LogLevel.OFF)
+    steps: list[ActionStep] = []
+    model.seed = f"agent/{number}/0"
+    # one more than are read, or the last would be followed by a reply in free text
+    for found in agent.run(question, stream=True, max_steps=STEPS_OF_A_RUN + 1):
+        if isinstance(found, ActionStep):
+            steps.append(found)
+            model.seed = f"agent/{number}/{len(steps)}"
+            if found.is_final_answer or len(steps) == STEPS_OF_A_RUN:
                 break
+    return steps
 
 
 def parsed(model: EngineModel, asked: Sequence[str], count: int) -> Json:
-    steps = []
-    for step in agent_steps(model, asked, count):
-        steps.append(step)
-        print(f"agent step {len(steps)}/{count}", file=sys.stderr)
+    steps: list[ActionStep] = []
+    number = 0
+    with ThreadPoolExecutor(TOGETHER) as threads:
+        while len(steps) < count:
+            numbers = range(number, number + TOGETHER)
+            number += TOGETHER
+            for new in threads.map(lambda i: agent_steps(copy.copy(model), i, asked[i % len(asked)]), numbers):
+                steps += new
+            print(f"agent step {min(len(steps), count)}/{count}", file=sys.stderr)
+    del steps[count:]
     usage = [step.token_usage for step in steps]
     return {
         "parsed": wilson(sum(not isinstance(step.error, AgentParsingError) for step in steps), count),
@@ -86,15 +92,22 @@ def next_steps(model: EngineModel, asked: Sequence[str], count: int) -> Json:
     places = [(q, at) for q in asked for at in range(len(chains.steps(q)))]
     places = random.Random(0).sample(places, min(count, len(places)))
     arms: dict[str, list[Json]] = {"plain": [], "calculator": []}
-    for i, (question, at) in enumerate(places):
-        lines, prompt = chains.solution(question), chains.prompt(question)
-        right, before = lines[at], lines[:at]
-        model.seed = f"step/{i}"
+
+    def written(i: int) -> list[ToolStep]:
+        question, at = places[i]
+        before, prompt = chains.solution(question)[:at], chains.prompt(question)
+        own = copy.copy(model)
+        own.seed = f"step/{i}"
         given = [*prompt, {"role": "assistant", "content": "\n".join(before)}] if before else prompt
-        for (name, rows), most in zip(arms.items(), (0, MAX_CALLS), strict=True):
-            found = tool_step(model, [Calculator()], given, most, SECONDS, rf"({chains.STEP})\n?")
-            rows.append(_row(right, found))
-            print(f"step {i + 1}/{len(places)}: {right} | {name}: {found.text.strip()}", file=sys.stderr)
+        return [tool_step(own, [Calculator()], given, most, SECONDS, rf"({chains.STEP})\n?") for most in (0, MAX_CALLS)]
+
+    with ThreadPoolExecutor(TOGETHER) as threads:
+        for i, both in enumerate(threads.map(written, range(len(places)))):
+            question, at = places[i]
+            right = chains.solution(question)[at]
+            for (name, rows), found in zip(arms.items(), both, strict=True):
+                rows.append(_row(right, found))
+                print(f"step {i + 1}/{len(places)}: {right} | {name}: {found.text.strip()}", file=sys.stderr)
     first, second = ([row["right"] for row in rows] for rows in arms.values())
     return {
         "n": len(places),
