@@ -39,7 +39,6 @@ def build_app(models: Sequence[Model], database: Path, policy: Policy, others: S
     assistants = [*assistants_of(models), *others]
     crew = Crew(policy.limits.requests)
     runner = Runner(assistants, database, crew)
-    stall_seconds = policy.limits.stall_seconds
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -53,9 +52,9 @@ def build_app(models: Sequence[Model], database: Path, policy: Policy, others: S
             Route("/ok", ok),
             Route("/info", info),
             *assistant_routes(assistants),
-            *openai_routes(answerers(models), crew, stall_seconds),
+            *openai_routes(answerers(models), crew),
             *thread_routes(runner),
-            *run_routes(runner, stall_seconds),
+            *run_routes(runner),
         ],
         middleware=[Middleware(Guard, policy)],
         exception_handlers={HTTPException: on_http_error} | dict.fromkeys(ERRORS, on_error),

@@ -30,12 +30,10 @@ App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 
 @dataclass(frozen=True)
 class Limits:
-    """``body`` in bytes; ``requests`` at a time, and pieces of work at a time; a reader that takes nothing for
-    ``stall_seconds`` is left."""
+    """``body`` in bytes; ``requests`` at a time, and pieces of work at a time."""
 
     body: int = 2**20
     requests: int = 64
-    stall_seconds: float = 60.0
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from graphs.server.writing import Told, begin
 CLIENT_LEFT = 499  # nginx's word for it; nobody reads it
 
 
-def routes(names: dict[str, Answerer], crew: Crew, stall_seconds: float) -> list[Route]:
+def routes(names: dict[str, Answerer], crew: Crew) -> list[Route]:
     async def listed(request: Request) -> Response:
         entries = [model_entry(one.name, one.model.created) for one in names.values()]
         return as_json({"object": "list", "data": entries})
@@ -48,7 +48,7 @@ def routes(names: dict[str, Answerer], crew: Crew, stall_seconds: float) -> list
         if await unless_gone(request.receive, _begun(feed)) is None:
             stop.set()
             return Response(status_code=CLIENT_LEFT)
-        return Streamed(_events(ask, choices, feed), stop.set, stall_seconds, {})
+        return Streamed(_events(ask, choices, feed), stop.set, {})
 
     return [
         Route("/v1/models", listed),

@@ -23,7 +23,7 @@ from graphs.server.thread_routes import body_of, new_id, reply, whole
 OWN_COLUMNS = ("owner",)  # of a run, that are nobody else's business
 
 
-def run_routes(runner: Runner, stall_seconds: float) -> list[Route]:
+def run_routes(runner: Runner) -> list[Route]:
     records = runner.records
 
     async def begun(request: Request) -> Live:
@@ -48,12 +48,12 @@ def run_routes(runner: Runner, stall_seconds: float) -> list[Route]:
         live = await begun(request)
         headers = about(live) | ({"Location": f"{path_of(live)}/stream"} if live.run["thread_id"] else {})
         chunks = events_of(live, 0, None)
-        return Streamed(chunks, gone(live, live.request.cancel_on_disconnect), stall_seconds, headers)
+        return Streamed(chunks, gone(live, live.request.cancel_on_disconnect), headers)
 
     async def wait(request: Request) -> Any:
         live = await begun(request)
         headers = about(live) | ({"Location": f"{path_of(live)}/join"} if live.run["thread_id"] else {})
-        return waited(live, headers, gone(live, live.request.cancel_on_disconnect), stall_seconds)
+        return waited(live, headers, gone(live, live.request.cancel_on_disconnect))
 
     async def create(request: Request) -> Response:
         live = await begun(request)
@@ -78,7 +78,7 @@ def run_routes(runner: Runner, stall_seconds: float) -> list[Route]:
         row = await found(request)
         live = runner.live(row["run_id"])
         if live is not None and row["thread_id"]:
-            return waited(live, {"Location": str(request.url.path)}, lambda: None, stall_seconds)
+            return waited(live, {"Location": str(request.url.path)}, lambda: None)
         if row["status"] in ACTIVE:
             raise elsewhere(row)
         return reply((await run_in_threadpool(records.thread, row["thread_id"]))["values"])
@@ -94,7 +94,7 @@ def run_routes(runner: Runner, stall_seconds: float) -> list[Route]:
         chunks = events_of(live, start, modes) if live else nothing()
         cancels = query.get("cancel_on_disconnect", "").lower() in ("1", "true")
         left = gone(live, cancels) if live else lambda: None
-        return Streamed(chunks, left, stall_seconds, {"Location": str(request.url.path)})
+        return Streamed(chunks, left, {"Location": str(request.url.path)})
 
     async def cancel(request: Request) -> Response:
         row, query = await found(request), request.query_params
@@ -144,14 +144,14 @@ def elsewhere(row: Row) -> Refusal:
     return Refusal(409, f"the run {row['run_id']} goes on in another process; ask that one, or for the thread's state")
 
 
-def waited(live: Live, headers: dict[str, str], left: Any, stall_seconds: float) -> Streamed:
+def waited(live: Live, headers: dict[str, str], left: Any) -> Streamed:
     """The result, when the run has ended; until then spaces, so that the connection stays."""
 
     async def result() -> AsyncIterator[bytes]:
         await live.feed.finished()
         yield dumped(live.result)
 
-    return Streamed(result(), left, stall_seconds, headers | {"content-type": "application/json"}, heartbeat=b"\n")
+    return Streamed(result(), left, headers | {"content-type": "application/json"}, heartbeat=b"\n")
 
 
 async def events_of(live: Live, start: int, modes: tuple[str, ...] | None) -> AsyncIterator[bytes]:

@@ -14,6 +14,7 @@ from starlette.types import ASGIApp
 
 from alignment.errors import SetupError, UsageError
 from graphs.server.app import build_app
+from graphs.server.connection import Connection
 from graphs.server.guard import Limits, Policy, is_loopback
 from graphs.server.models import opened
 
@@ -60,7 +61,7 @@ def bound_at(host: str, port: int) -> socket.socket:
 def config(app: ASGIApp) -> uvicorn.Config:
     return uvicorn.Config(
         app,
-        http="h11",
+        http=Connection,
         ws="none",
         log_level="warning",
         access_log=False,

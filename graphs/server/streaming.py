@@ -1,4 +1,4 @@
-"""Responses that take their time: they notice a client that has gone, and leave one that does not read."""
+"""Responses that take their time, and notice a client that has gone."""
 
 from __future__ import annotations
 
@@ -14,32 +14,28 @@ Result = TypeVar("Result")
 
 
 class Streamed:
-    """A response of ``chunks``; ``gone`` is called where its reader leaves or takes nothing for ``stall_seconds``.
-    While there is nothing to say, ``heartbeat`` is sent."""
+    """A response of ``chunks``; ``gone`` is called where its reader leaves. While there is nothing to
+    say, ``heartbeat`` is sent."""
 
     def __init__(
         self,
         chunks: AsyncIterator[bytes],
         gone: Callable[[], Any],
-        stall_seconds: float,
         headers: dict[str, str],
         heartbeat: bytes = b": waiting\n\n",
     ) -> None:
         self.chunks = chunks
         self.gone = gone
-        self.stall_seconds = stall_seconds
         self.headers = {"content-type": "text/event-stream; charset=utf-8", "cache-control": "no-store"} | headers
         self.heartbeat = heartbeat
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         head = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in self.headers.items()]
         await send({"type": "http.response.start", "status": 200, "headers": head})
-        read = await unless_gone(receive, self._write(send))
-        if not read:
+        if not await unless_gone(receive, self._write(send)):
             self.gone()
 
     async def _write(self, send: Send) -> bool:
-        """Whether the reader has taken everything."""
         chunks = aiter(self.chunks)
         coming: asyncio.Task[bytes] | None = None
         try:
@@ -49,12 +45,9 @@ class Streamed:
                 body, coming = (await coming, None) if done else (self.heartbeat, coming)
                 last = done and body == b""
                 message = {"type": "http.response.body", "body": body, "more_body": not last}
-                async with asyncio.timeout(self.stall_seconds):  # wait_for loses a cancel in Python 3.11
-                    await send(message)
+                await send(message)
                 if last:
                     return True
-        except TimeoutError:
-            return False
         finally:
             if coming is not None:
                 coming.cancel()

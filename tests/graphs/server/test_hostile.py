@@ -7,9 +7,10 @@ import json
 import socket
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from typing_extensions import TypedDict
 from alignment.errors import SetupError, UsageError
 from graphs.cli.main import main
 from graphs.server.assistants import Assistant
+from graphs.server.connection import Connection
 from graphs.server.guard import Limits, Policy
 from graphs.server.records import Records
 from graphs.server.refusals import Refusal
@@ -245,27 +247,33 @@ def test_there_is_a_limit_to_what_is_done_at_a_time(models: Any, serve: Any, tmp
 
 
 @pytest.fixture
-def stalling(models: Any, serve: Any, tmp_path: Path) -> Iterator[Any]:
-    policy = Policy(limits=Limits(stall_seconds=0.5))
-    with serve(models, tmp_path, policy, others=[TALKATIVE]) as site:
+def stalling(models: Any, serve: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    monkeypatch.setattr(Connection, "stall_seconds", 1.0)
+    with serve(models, tmp_path, others=[TALKATIVE]) as site:
         yield site
+
+
+@contextmanager
+def listening(site: Any, thread: str, count: int) -> Iterator[socket.socket]:
+    """A connection that has asked for ``count`` long events, and read the first ten bytes."""
+    data = json.dumps({"assistant_id": "talkative", "input": {"count": count}, "stream_mode": ["custom"]}).encode()
+    head = f"POST /threads/{thread}/runs/stream HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(data)}\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", int(site.url.rpartition(":")[2]))) as connection:
+        connection.sendall(head.encode() + data)
+        assert connection.recv(10) == b"HTTP/1.1 2"
+        connection.settimeout(30)
+        yield connection
 
 
 def test_a_reader_that_stalls_is_left_and_delays_nobody(stalling: Any) -> None:
     site, client = stalling, get_sync_client(url=stalling.url, api_key=None)
     thread = client.threads.create()["thread_id"]
-    body = {"assistant_id": "talkative", "input": {"count": 200}, "stream_mode": ["custom"]}
-    data = json.dumps(body).encode()
-    head = f"POST /threads/{thread}/runs/stream HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(data)}\r\n\r\n"
-    with socket.create_connection(("127.0.0.1", int(site.url.rpartition(":")[2]))) as stalled:
-        stalled.sendall(head.encode() + data)
-        assert stalled.recv(10) == b"HTTP/1.1 2"
+    with listening(site, thread, 200) as stalled:
         until(lambda: bool(client.runs.list(thread)) and idle(site))  # its work does not wait for it
         assert client.runs.list(thread)[0]["status"] == "success"
         assert site.post("/v1/chat/completions", json=CHAT).status_code == 200
         port = stalled.getsockname()[1]
         until(lambda: all(one.client[1] != port for one in site.server.server_state.connections if one.client))
-        stalled.settimeout(30)
         rest = b""
         while piece := stalled.recv(2**20):
             rest += piece
@@ -273,6 +281,18 @@ def test_a_reader_that_stalls_is_left_and_delays_nobody(stalling: Any) -> None:
         assert len(rest) < 200 * 2**18 and (not rest.endswith(b"0\r\n\r\n") or b"events are gone" in rest)
     parts = list(client.runs.stream(thread, "talkative", input={"count": 200}, stream_mode="custom"))
     assert len(parts) == 201 or parts[-1].event == "error"
+
+
+def test_a_reader_that_is_slow_gets_everything(stalling: Any) -> None:
+    thread = get_sync_client(url=stalling.url, api_key=None).threads.create()["thread_id"]
+    with listening(stalling, thread, 40) as slow:
+        taken = bytearray()
+        while not taken.endswith(b"0\r\n\r\n"):
+            piece = slow.recv(2**18)
+            assert piece
+            taken += piece
+            time.sleep(0.1)
+    assert len(taken) > 40 * 2**18
 
 
 def test_a_thread_is_not_removed_under_a_run_that_begins(tmp_path: Path) -> None:
