@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from graphs.cli.main import app
+from graphs.cli.main import app, main
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -75,3 +75,16 @@ def test_commands_are_understood(path: Path) -> None:
         for word in words:
             if word.startswith("--"):
                 assert word.partition("=")[0] in known, f"{path.name}: {line}: {word}"
+
+
+QUICK = ("init", "data", "schema", "graphs", "tokenize show", "runs ls", "eval ls", "eval show-prompt")
+
+
+def test_quick_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others are run by ``make soak`` (tests/soak/test_docs_commands.py)."""
+    monkeypatch.chdir(tmp_path)
+    verbs = tuple(f"junto {verb}" for verb in QUICK)
+    quick = [line for path in DOCUMENTS for line in commands(path) if line.startswith(verbs)]
+    assert len(quick) > 8
+    for line in quick:
+        assert main(shlex.split(line.partition(" > ")[0])[1:]) == 0, line
