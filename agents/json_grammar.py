@@ -13,7 +13,7 @@ from typing import Any
 from agents.tool_calls import CLOSE, OPEN
 from alignment.engine import Lark
 
-MAX_STRING = 1000  # characters: in English about 250 tokens, half of what a reply may have
+MAX_STRING = 1000  # characters: in English about 250 tokens, of digits as many as characters
 MAX_ITEMS = 16  # of an array
 MAX_NUMBER = 2**53 - 1  # in size: what every reader of JSON can hold exactly (RFC 8259, section 6)
 

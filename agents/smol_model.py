@@ -18,7 +18,7 @@ from smolagents.models import (
 from smolagents.monitoring import TokenUsage
 
 from agents.chat_model import cut, cut_pieces, pieces, task, window, writer
-from agents.json_grammar import call_grammar, json_grammar
+from agents.json_grammar import MAX_STRING, call_grammar, json_grammar
 from agents.prompt import instructed, joined_text
 from agents.tool_calls import CLOSE, OPEN, is_call, read_call
 from alignment.engine import Completion, Engine, Request
@@ -40,7 +40,7 @@ class EngineModel(Model):
         engine: Engine,
         role: str | None = None,
         temperature: float = 0.7,
-        max_tokens: int = 512,
+        max_tokens: int = MAX_STRING + 100,  # digits have a token each: a longest string and the call around it fit
         seed: int | str | None = None,
     ) -> None:
         # keywords of Model.__init__ would win over those of a call, so the sampling settings stay out of it

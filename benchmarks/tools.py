@@ -78,6 +78,9 @@ def parsed(model: EngineModel, asked: Sequence[str], count: int) -> Json:
                 steps += new
             print(f"agent step {min(len(steps), count)}/{count}", file=sys.stderr)
     del steps[count:]
+    for step in steps:
+        if isinstance(step.error, AgentParsingError):
+            print(f"not parsed: {step.model_output!r:.300}", file=sys.stderr)
     usage = [step.token_usage for step in steps]
     return {
         "parsed": wilson(sum(not isinstance(step.error, AgentParsingError) for step in steps), count),
