@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alignment import prefix_tree
-from benchmarks.council import shared_by, tree_tokens
+from benchmarks.council_tables import shared_by, tree_tokens
 
 TEXTS = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=5), min_size=1, max_size=6)
 
