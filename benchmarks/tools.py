@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+import math
 import random
 import sys
 from collections.abc import Sequence
@@ -37,7 +38,7 @@ STEPS_OF_A_RUN = 3  # replies of one agent, so that some stand behind results an
 MAX_TOKENS = 128  # of a step, and of each call before it; an agent's reply has EngineModel's default
 MAX_CALLS = 2  # before a step
 SECONDS = 5.0  # of a call
-TOGETHER = 8  # agents, or steps, at a time
+TOGETHER = 16  # agents, or steps, at a time
 
 
 def questions(run: str) -> list[str]:
@@ -72,11 +73,11 @@ def parsed(model: EngineModel, asked: Sequence[str], count: int) -> Json:
     number = 0
     with ThreadPoolExecutor(TOGETHER) as threads:
         while len(steps) < count:
-            numbers = range(number, number + TOGETHER)
-            number += TOGETHER
+            numbers = range(number, number + math.ceil((count - len(steps)) / STEPS_OF_A_RUN))
+            number = numbers.stop
             for new in threads.map(lambda i: agent_steps(copy.copy(model), i, asked[i % len(asked)]), numbers):
                 steps += new
-            print(f"agent step {min(len(steps), count)}/{count}", file=sys.stderr)
+                print(f"agent step {len(steps)} of {count}", file=sys.stderr, flush=True)
     del steps[count:]
     for step in steps:
         if isinstance(step.error, AgentParsingError):

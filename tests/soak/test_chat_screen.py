@@ -19,6 +19,7 @@ import pytest
 from graphs.cli.chat_commands import COMMANDS
 
 ROOT = Path(__file__).parents[2]
+STORY = "Tell me a long story about the oldest bridge in the town."
 pytestmark = pytest.mark.skipif(shutil.which("tmux") is None, reason="tmux is not installed")
 
 
@@ -115,9 +116,14 @@ def test_every_command_and_a_kill(screen: Screen, tmp_path: Path) -> None:
     screen.ask("/branch", "2  5 5 5 1")
     screen.ask("/model embedded", "it shows the machinery")
     screen.ask("/model", "embedded, role base")
-    screen.type("Count from one to one hundred.")
-    time.sleep(4)
-    subprocess.run([*screen.tmux, "send-keys", "C-c"], check=True)
-    screen.wait(lambda text: "note: stopped" in text)
+    asked = f"> {STORY}"
+    for times in range(1, 6):  # a reply can be short, and end before it is stopped
+        screen.type(STORY)
+        screen.wait(lambda text, times=times: text.count(asked) == times and len(text.rpartition(asked)[2].split()) > 3)
+        subprocess.run([*screen.tmux, "send-keys", "C-c"], check=True)
+        told = screen.wait(lambda text: "note: " in text.rpartition(asked)[2])
+        if "note: stopped" in told:
+            break
+    assert "note: stopped" in told
     screen.type("/exit")
     print(screen.wait(lambda text: "ended with 0" in text))
