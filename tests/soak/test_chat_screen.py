@@ -1,10 +1,12 @@
 """A chat on a real screen: the installed command in tmux, every command of it, kill -9 in the middle of a reply.
 
-Run by ``make soak``, on the council that comes trained. What the screen showed is printed (``pytest -s``).
+Run by ``make soak``, on the council that comes trained. What the screen showed is printed (``pytest -s``), and drawn
+as ``council.svg`` and ``why.svg`` in the test's folder.
 """
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import signal
@@ -15,6 +17,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from rich.console import Console
+from rich.text import Text
 
 from graphs.cli.chat_commands import COMMANDS
 
@@ -44,6 +48,13 @@ class Screen:
     def text(self) -> str:
         shown = subprocess.run([*self.tmux, "capture-pane", "-p", "-J", "-S", "-2000"], capture_output=True, text=True)
         return shown.stdout.rstrip()
+
+    def picture(self, name: str) -> None:
+        shown = subprocess.run([*self.tmux, "capture-pane", "-p", "-e"], capture_output=True, text=True, check=True)
+        console = Console(width=110, record=True, file=io.StringIO())
+        console.print(Text.from_ansi(shown.stdout.rstrip()))
+        console.save_svg(str(self.folder / name), title="junto chat")
+        print(f"picture: {self.folder / name}")
 
     def wait(self, until: Callable[[str], bool], seconds: float = 240.0) -> str:
         end = time.monotonic() + seconds
@@ -81,10 +92,14 @@ def test_every_command_and_a_kill(screen: Screen, tmp_path: Path) -> None:
     screen.wait(lambda text: "/help lists the commands" in text)
     screen.ask("/help", "Ctrl-C stops a reply")
     screen.ask("/experts", "vote:")
-    screen.ask("4 7 8 8", "checked: solved")
+    screen.type("4 7 8 8")
+    screen.wait(lambda text: "round 2" in text)
+    screen.picture("council.svg")
+    screen.wait(lambda text: "checked: solved" in text and text.splitlines()[-2].strip() in (">", ""))
     screen.ask("/tree", "page: ")
     screen.ask("/score", "8 * 3 = 24")
     screen.ask("/why", "LIME's weights account")
+    screen.picture("why.svg")
     screen.ask("1 2 3 4", "checked: ")
     screen.ask("/retry", "checked: ")
     screen.ask("/undo", "taken back: 1 2 3 4")
