@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import sys
+import termios
 import time
 from collections.abc import Iterator
 from threading import Event
@@ -44,6 +45,22 @@ def interruptible(cancelled: Event) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+@contextlib.contextmanager
+def unechoed() -> Iterator[None]:
+    """Inside, what is typed (``^C``, too) is not shown, because it would shift what is drawn; the prompt that follows
+    has it."""
+    if not sys.stdin.isatty():
+        yield
+        return
+    before = termios.tcgetattr(sys.stdin)
+    flags = before[3] & ~termios.ECHO
+    termios.tcsetattr(sys.stdin, termios.TCSADRAIN, [*before[:3], flags, *before[4:]])
+    try:
+        yield
+    finally:
+        termios.tcsetattr(sys.stdin, termios.TCSADRAIN, before)
 
 
 class Terminal:
@@ -161,7 +178,7 @@ class Terminal:
         cancelled = self.chats.context.cancelled
         cancelled.clear()
         events = self.chats.reply(self.session, question)
-        with interruptible(cancelled):
+        with interruptible(cancelled), unechoed():
             try:
                 began = time.monotonic()
                 text = self._sitting(events) if self.talk.council else self._words(events)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import signal
 import sqlite3
 import subprocess
 import sys
+import termios
 import threading
 from collections.abc import Iterator
 from contextlib import closing
@@ -31,7 +33,7 @@ from alignment.engine import Engine
 from alignment.errors import UsageError
 from graphs.chat import Chats, Context, fit, graph
 from graphs.cli.chat import Talk, Wanted, piped_question, start
-from graphs.cli.chat_terminal import Terminal
+from graphs.cli.chat_terminal import Terminal, unechoed
 from graphs.cli.main import main
 from graphs.cli.output import printable
 from graphs.database import Claimed, Database
@@ -391,3 +393,16 @@ def test_wrong_options_are_one_sentence(
         assert main(["chat", str(tiny_model), *options]) == code
     out, err = capsys.readouterr()
     assert out == "" and err.startswith("error: ") and words in err and err.count("\n") == 1
+
+
+def test_what_is_typed_into_a_reply_is_not_drawn_over_it_and_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    keyboard, terminal = pty.openpty()
+    with open(keyboard, "r+b", buffering=0) as keys, open(terminal) as stdin:
+        monkeypatch.setattr(sys, "stdin", stdin)
+        with unechoed():
+            assert not termios.tcgetattr(stdin)[3] & termios.ECHO
+            keys.write(b"next\n")
+        assert termios.tcgetattr(stdin)[3] & termios.ECHO
+        assert stdin.readline() == "next\n"
+        keys.write(b"x\n")
+        assert keys.read(10) == b"x\r\n"  # of what was typed before nothing was shown
