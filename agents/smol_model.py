@@ -40,7 +40,7 @@ class EngineModel(Model):
         engine: Engine,
         role: str | None = None,
         temperature: float = 0.7,
-        max_tokens: int = MAX_STRING + 100,  # digits have a token each: a longest string and the call around it fit
+        max_tokens: int = MAX_STRING + 100,  # a call with one longest string fits, also where it is of digits
         seed: int | str | None = None,
     ) -> None:
         # keywords of Model.__init__ would win over those of a call, so the sampling settings stay out of it

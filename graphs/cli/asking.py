@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import termios
 from typing import Any
 
 from graphs.asking import Asked, OnAsk, Waiting, allowed_in, answer, request_of
@@ -26,6 +27,8 @@ def at_hand(view: CouncilView | Reporter) -> OnAsk | None:
 
 def decided(waiting: Waiting) -> dict[str, Any]:
     """An answer to each of the requests. Raises ``waiting`` again where the input ends: it waits on."""
+    if sys.stdin.isatty():
+        termios.tcflush(sys.stdin, termios.TCIFLUSH)  # what was typed before the question was seen is no answer to it
     try:
         return {name: _answer(asked) for name, asked in waiting.asked.items()}
     except EOFError:

@@ -56,11 +56,11 @@ def unechoed() -> Iterator[None]:
         return
     before = termios.tcgetattr(sys.stdin)
     flags = before[3] & ~termios.ECHO
-    termios.tcsetattr(sys.stdin, termios.TCSADRAIN, [*before[:3], flags, *before[4:]])
     try:
+        termios.tcsetattr(sys.stdin, termios.TCSANOW, [*before[:3], flags, *before[4:]])
         yield
     finally:
-        termios.tcsetattr(sys.stdin, termios.TCSADRAIN, before)
+        termios.tcsetattr(sys.stdin, termios.TCSANOW, before)
 
 
 class Terminal:

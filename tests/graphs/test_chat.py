@@ -14,6 +14,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from select import select
 from typing import Any
 
 import pytest
@@ -402,7 +403,11 @@ def test_what_is_typed_into_a_reply_is_not_drawn_over_it_and_waits(monkeypatch: 
         with unechoed():
             assert not termios.tcgetattr(stdin)[3] & termios.ECHO
             keys.write(b"next\n")
+            assert select([stdin], [], [], 10)[0]  # only then has the terminal taken it
         assert termios.tcgetattr(stdin)[3] & termios.ECHO
         assert stdin.readline() == "next\n"
         keys.write(b"x\n")
-        assert keys.read(10) == b"x\r\n"  # of what was typed before nothing was shown
+        shown = b""
+        while not shown.endswith(b"\n"):
+            shown += keys.read(10)
+        assert shown == b"x\r\n"  # of what was typed before nothing was

@@ -1,7 +1,7 @@
 """Every command of the documents, run in its order in an empty folder, as a reader would. Run by ``make soak``.
 
 What a reader has to fill in is filled in here, trainings and the calibration of the README are shortened, and a server
-is stopped when it has answered.
+is stopped when it has answered. The one on Postgres is not among them (tests/graphs/test_postgres.py).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.test_docs import ROOT, blocks
+from tests.test_docs import DOCUMENTS, ROOT, blocks
 
 SHORT = "--set sft.steps=40 --set reward.steps=12 --set ppo.iterations=1 --set ppo.batch_size=8 --set evaluate.n=8"
 FILLED = {
@@ -67,19 +67,21 @@ def run(line: str, folder: Path, environment: dict[str, str], code: int = 0) -> 
 @contextmanager
 def served(line: str, folder: Path, environment: dict[str, str], port: int = 2024) -> Iterator[None]:
     """While a server runs; it has answered once."""
+    told = ""
     with subprocess.Popen(line.split(), cwd=folder, env=environment, stderr=subprocess.PIPE, text=True) as server:
-        path = "v1/models" if "--api" in line else ""
-        while server.poll() is None:
-            try:
-                assert httpx.get(f"http://127.0.0.1:{port}/{path}", timeout=30).status_code == 200
-                break
-            except httpx.TransportError:
-                time.sleep(0.5)
         try:
+            path = "v1/models" if "--api" in line else ""
+            while server.poll() is None:
+                try:
+                    assert httpx.get(f"http://127.0.0.1:{port}/{path}", timeout=30).status_code == 200
+                    break
+                except httpx.TransportError:
+                    time.sleep(0.5)
             yield
-        finally:
             server.send_signal(signal.SIGINT)
-            told = server.stderr.read() if server.stderr else ""
+            told = server.communicate(timeout=120)[1]
+        finally:
+            server.kill()
     assert server.returncode in (0, 130) and "Traceback" not in told, f"{line}: {told[-2000:]}"
     print(f"$ {line}\n{told[-500:]}", flush=True)
 
@@ -98,11 +100,11 @@ def test_the_other_documents(tmp_path: Path, environment: dict[str, str]) -> Non
     shutil.copytree(ROOT / "recipes", tmp_path / "recipes")
     (tmp_path / "adapters").mkdir()
     (tmp_path / "adapters" / "game24").symlink_to(ROOT / "adapters" / "game24")
-    documents = ("README", "docs/chat", "docs/evaluation", "docs/page", "docs/server")
     lines = [
         line.partition("  #")[0].strip()
-        for name in documents
-        for block in blocks(ROOT / f"{name}.md", "(?:sh|bash)?")
+        for path in DOCUMENTS
+        if path.name != "tutorial.md"
+        for block in blocks(path, "(?:sh|bash)?")
         for line in block.splitlines()
         if re.search(r"^(echo .*)?junto ", line)
     ]

@@ -248,7 +248,7 @@ def test_there_is_a_limit_to_what_is_done_at_a_time(models: Any, serve: Any, tmp
 
 @pytest.fixture
 def stalling(models: Any, serve: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    monkeypatch.setattr(Connection, "stall_seconds", 1.0)
+    monkeypatch.setattr(Connection, "stall_seconds", 0.4)
     with serve(models, tmp_path, others=[TALKATIVE]) as site:
         yield site
 
