@@ -31,7 +31,7 @@ FILLED = {
     "Qwen/Qwen2.5-7B-Instruct": "embedded",
     "8000/v1#NAME": "8000/v1#embedded",
     "run align recipes/quickstart.yaml": f"run align recipes/quickstart.yaml {SHORT}",
-    "calibrate quickstart": "calibrate quickstart --n 8",
+    "calibrate quickstart": "calibrate quickstart --n 16",
 }
 WAITS = "--set council.ask_before=[conclude]"  # nobody is there to answer
 INPUT = {"junto runs rm": "y\n", "junto chat": "4 7 8 8\n"}
