@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -65,9 +66,11 @@ def run(line: str, folder: Path, environment: dict[str, str], code: int = 0) -> 
 
 
 @contextmanager
-def served(line: str, folder: Path, environment: dict[str, str], port: int = 2024) -> Iterator[None]:
-    """While a server runs; it has answered once."""
-    told = ""
+def served(line: str, folder: Path, environment: dict[str, str]) -> Iterator[int]:
+    """While a server runs, at a port that is free; it has answered once."""
+    with socket.create_server(("127.0.0.1", 0)) as bound:
+        port = bound.getsockname()[1]
+    line, told = f"{line} --port {port}", ""
     with subprocess.Popen(line.split(), cwd=folder, env=environment, stderr=subprocess.PIPE, text=True) as server:
         try:
             path = "v1/models" if "--api" in line else ""
@@ -77,7 +80,7 @@ def served(line: str, folder: Path, environment: dict[str, str], port: int = 202
                     break
                 except httpx.TransportError:
                     time.sleep(0.5)
-            yield
+            yield port
             server.send_signal(signal.SIGINT)
             told = server.communicate(timeout=120)[1]
         finally:
@@ -126,7 +129,7 @@ def test_the_other_documents(tmp_path: Path, environment: dict[str, str]) -> Non
             with served(line, tmp_path, environment):
                 continue
         if ":8000/" in line:
-            with served("junto serve --api embedded --port 8000", tmp_path, environment, 8000):
-                run(line, tmp_path, environment)
+            with served("junto serve --api embedded", tmp_path, environment) as port:
+                run(line.replace("8000", str(port)), tmp_path, environment)
             continue
         run(line, tmp_path, environment, code=int(WAITS in line))
