@@ -38,7 +38,7 @@ class Screen:
         self.end()
         command = " ".join([sys.executable, "-m", "graphs.cli", "chat", *arguments])
         # Ctrl-C reaches this shell, too, which has to outlive it
-        shell = f"trap : INT; cd {self.folder}; PYTHONPATH={ROOT} {command}; echo ended with $?; sleep 600"
+        shell = f"trap : INT; unset COLUMNS; cd {self.folder}; PYTHONPATH={ROOT} {command}; echo ended with $?; sleep 600"
         subprocess.run([*self.tmux, "new-session", "-d", "-x", "110", "-y", "50", "sh", "-c", shell], check=True)
 
     def type(self, line: str) -> None:
