@@ -36,9 +36,9 @@ class Screen:
 
     def begin(self, *arguments: str) -> None:
         self.end()
-        command = " ".join([sys.executable, "-m", "graphs.cli", "chat", *arguments])
-        # Ctrl-C reaches this shell, too, which has to outlive it
-        shell = f"trap : INT; unset COLUMNS; cd {self.folder}; PYTHONPATH={ROOT} {command}; echo ended with $?; sleep 600"
+        command = " ".join([f"PYTHONPATH={ROOT}", sys.executable, "-m", "graphs.cli", "chat", *arguments])
+        # Ctrl-C reaches this shell, too, which has to outlive it; the width is that of the terminal
+        shell = f"trap : INT; unset COLUMNS; cd {self.folder}; {command}; echo ended with $?; sleep 600"
         subprocess.run([*self.tmux, "new-session", "-d", "-x", "110", "-y", "50", "sh", "-c", shell], check=True)
 
     def type(self, line: str) -> None:
