@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import signal
 import sys
-import termios
 import time
 from collections.abc import Iterator
 from threading import Event
@@ -23,7 +22,7 @@ from graphs.cli.asking import decided
 from graphs.cli.chat import Talk, Wanted, note
 from graphs.cli.chat_commands import COMMANDS, completions
 from graphs.cli.council import CouncilView
-from graphs.cli.output import console, printable
+from graphs.cli.output import console, printable, unechoed
 from graphs.database import Claimed
 from graphs.source import did_you_mean
 
@@ -45,22 +44,6 @@ def interruptible(cancelled: Event) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-@contextlib.contextmanager
-def unechoed() -> Iterator[None]:
-    """Inside, what is typed (``^C``, too) is not shown, because it would shift what is drawn; the prompt that follows
-    has it."""
-    if not sys.stdin.isatty():
-        yield
-        return
-    before = termios.tcgetattr(sys.stdin)
-    flags = before[3] & ~termios.ECHO
-    try:
-        termios.tcsetattr(sys.stdin, termios.TCSANOW, [*before[:3], flags, *before[4:]])
-        yield
-    finally:
-        termios.tcsetattr(sys.stdin, termios.TCSANOW, before)
 
 
 class Terminal:
@@ -178,7 +161,7 @@ class Terminal:
         cancelled = self.chats.context.cancelled
         cancelled.clear()
         events = self.chats.reply(self.session, question)
-        with interruptible(cancelled), unechoed():
+        with interruptible(cancelled):
             try:
                 began = time.monotonic()
                 text = self._sitting(events) if self.talk.council else self._words(events)
@@ -255,7 +238,8 @@ def written(screen: Console) -> Iterator[Any]:
     def drawn(part: str) -> Markdown:
         return Markdown(part, hyperlinks=False)  # an address behind other words would mislead
 
-    with Live(console=screen, transient=True, refresh_per_second=12, vertical_overflow="visible") as live:
+    live = Live(console=screen, transient=True, refresh_per_second=12, vertical_overflow="visible")
+    with unechoed(), live:
 
         def write(piece: str) -> None:
             nonlocal text

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import Any
 
@@ -15,7 +15,7 @@ from rich.tree import Tree
 from agents.thought import call_line
 from graphs.board import Board, one_line
 from graphs.cli.columns import drawn, fits
-from graphs.cli.output import printable
+from graphs.cli.output import printable, unechoed
 
 
 class CouncilView:
@@ -34,28 +34,34 @@ class CouncilView:
         self.writing: dict[str, tuple[str, str]] = {}  # id: expert and its unfinished step
         stays = self.board is not None  # the columns are all that was told
         self.live = Live(console=console, transient=not stays, refresh_per_second=8) if console.is_terminal else None
+        self._drawing = ExitStack()
 
     def __enter__(self) -> CouncilView:
-        if self.live:
-            self.live.start()
+        self._draw()
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self.live:
             if not self.board:
                 self.live.update(Text(""))
-            self.live.stop()
+            self._leave_off()
 
     @contextmanager
     def paused(self) -> Iterator[None]:
         """Inside, the terminal is free for something else."""
-        if self.live:
-            self.live.stop()
+        self._leave_off()
         try:
             yield
         finally:
-            if self.live:
-                self.live.start()
+            self._draw()
+
+    def _draw(self) -> None:
+        if self.live:
+            self._drawing.enter_context(unechoed())
+            self._drawing.enter_context(self.live)
+
+    def _leave_off(self) -> None:
+        self._drawing.close()
 
     def __call__(self, event: dict[str, Any]) -> None:
         if self.board:

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import sys
+import termios
 import unicodedata
 from collections.abc import Iterator
 from typing import IO, Any
@@ -32,6 +33,22 @@ def console(stream: IO[str]) -> Console:
     # a file or pipe has no width: wide enough that names and paths stay whole
     width = None if stream.isatty() or "COLUMNS" in os.environ else 160
     return Console(file=stream, width=width, markup=False, highlight=False, emoji=False, soft_wrap=width is not None)
+
+
+@contextlib.contextmanager
+def unechoed() -> Iterator[None]:
+    """Inside, what is typed (``^C``, too) is not shown, because it would shift what is drawn; the prompt that follows
+    has it."""
+    if not sys.stdin.isatty():
+        yield
+        return
+    before = termios.tcgetattr(sys.stdin)
+    flags = before[3] & ~termios.ECHO
+    try:
+        termios.tcsetattr(sys.stdin, termios.TCSANOW, [*before[:3], flags, *before[4:]])
+        yield
+    finally:
+        termios.tcsetattr(sys.stdin, termios.TCSANOW, before)
 
 
 def printable(text: str) -> str:

@@ -34,9 +34,9 @@ from alignment.engine import Engine
 from alignment.errors import UsageError
 from graphs.chat import Chats, Context, fit, graph
 from graphs.cli.chat import Talk, Wanted, piped_question, start
-from graphs.cli.chat_terminal import Terminal, unechoed
+from graphs.cli.chat_terminal import Terminal
 from graphs.cli.main import main
-from graphs.cli.output import printable
+from graphs.cli.output import printable, unechoed
 from graphs.database import Claimed, Database
 
 ROOT = Path(__file__).parents[2]
