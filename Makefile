@@ -7,6 +7,8 @@ PIP := $(BIN)/python -m pip install -q
 CORES := $(shell nproc 2>/dev/null || sysctl -n hw.ncpu 2>/dev/null || echo 2)
 export OMP_NUM_THREADS ?= $(CORES)
 export TOKENIZERS_PARALLELISM := false
+# most of a test is Python, which more threads do not speed up: the files of tests are spread over processes instead
+SPREAD := -n auto --maxprocesses 4 --dist loadfile
 
 .PHONY: demo test soak clean
 
@@ -32,7 +34,7 @@ test: $(VENV)/.installed-test
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	LANGGRAPH_STRICT_MSGPACK=true $(BIN)/python -m pytest -m "not soak"
+	LANGGRAPH_STRICT_MSGPACK=true OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not soak" $(SPREAD)
 
 soak: $(VENV)/.installed-test
 	LANGGRAPH_STRICT_MSGPACK=true $(BIN)/python -m pytest -m soak --timeout 7200 -s

@@ -27,8 +27,8 @@ class Example:
 
     @cached_property
     def tokens(self) -> int:
-        """Those that are computed: of many texts of one prompt, what they share counts once."""
-        return sum(map(len, self.texts)) if len(self.targets) == 1 else prefix_tree.size(self.texts)
+        """Those that are computed: of several texts of one prompt, what they share counts once."""
+        return prefix_tree.size(self.texts)
 
 
 def encode(chat: ChatFormat, rows: Sequence[Row], config: RewardConfig, kind: str) -> tuple[list[Example], list[str]]:

@@ -45,17 +45,17 @@ def train_reward(
     """Trains the ``reward`` adapter and head, or goes on from the last checkpoint; writes ``adapters/reward``.
 
     Rows are pairs ``{"prompt", "chosen", "rejected"}`` with an optional ``"margin"``, or, for the regression loss,
-    ``{"prompt", "response", "score"}``, or ``{"prompt", "responses", "scores"}`` with many texts of one prompt, which
-    are computed as a tree: what they share, once. ``reference`` gives prompts and samples of the SFT model, the texts
-    on which ``normalize: reference`` gives rewards mean 0 and standard deviation 1; it must give the same ones every
-    time.
+    ``{"prompt", "response", "score"}``, or ``{"prompt", "responses", "scores"}`` with many texts of one prompt. Texts of
+    one prompt are computed as a tree: what they share, once. ``reference`` gives prompts and samples of the SFT model,
+    the texts on which ``normalize: reference`` gives rewards mean 0 and standard deviation 1; it must give the same
+    ones every time.
     """
     examples, notes = encode(backbone.chat, rows, config, "training")
     held_out, more = encode(backbone.chat, validation, config, "held-out")
     unit = _unit(examples, config)
     backbone.add_role("reward", seed=seed + 1, copy_of="sft" if config.start == "sft" else None)
-    if config.loss == "regression":  # from the scores' mean: a random head is two standard deviations off (SmolLM2)
-        nn.init.zeros_(backbone.heads["reward"].weight)
+    # a random head is off by two standard deviations of the scores, and its margins cost 0.4 nats a pair more (SmolLM2)
+    nn.init.zeros_(backbone.heads["reward"].weight)
     optimizer = adamw(_groups(backbone, config), config.learning_rate)
     folder = run.path / "checkpoints" / "reward"
     start = 0
@@ -149,7 +149,7 @@ def _update(
     wanted = [(target - unit[1]) / unit[0] for example in batch for target in example.targets]
     targets = torch.tensor(wanted, device=backbone.device)
     with backbone.role("reward", train=True, checkpointing=config.gradient_checkpointing):
-        found = _score(backbone, [example.texts for example in batch], tree=config.loss == "regression")
+        found = _score(backbone, [example.texts for example in batch])
         loss, metrics = _loss(found.view(len(targets), -1).t(), targets, config)
         loss.backward()
         grad_norm = clip_grad_norm_(backbone.parameters("reward"), 1.0)
@@ -178,10 +178,11 @@ def _loss(scores: Tensor, targets: Tensor, config: RewardConfig) -> tuple[Tensor
     }
 
 
-def _score(backbone: Backbone, groups: Sequence[Sequence[list[int]]], tree: bool) -> Tensor:
+def _score(backbone: Backbone, groups: Sequence[Sequence[list[int]]]) -> Tensor:
     """float32 [N]: the head read at the last token of every text, one group after the other, under the role that is
-    entered. ``tree``: the texts of a group, where there are several, are one sequence in which they share prefixes."""
-    if tree and any(len(texts) > 1 for texts in groups) and prefix_tree.knows(backbone):
+    entered. The texts of a group are one sequence in which they share prefixes, where the model can see it so: pairs of
+    hh-rlhf, PandaLM and OASST took 0.5 to 0.6 of the time (two cores with AVX2, 2026-11-29)."""
+    if any(len(texts) > 1 for texts in groups) and prefix_tree.knows(backbone):
         return backbone.scalar("reward", prefix_tree.ends_of(backbone, groups))
     ids, mask = pad([text for texts in groups for text in texts], backbone.chat.pad_id, rounded=True)
     hidden = backbone.hidden(ids, mask).last_hidden_state

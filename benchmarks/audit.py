@@ -2,8 +2,9 @@
 
 Shortcuts (length, a politeness word, a position) are planted in the labels of preference pairs, a score head on frozen
 features learns from them, and the audit looks at held-out pairs: how often it finds the shortcut, what else it accuses,
-and what it says of heads that learned from clean labels. On the hh-rlhf sample, looked for in JUNTO_DATA, or
-../shared/data, it audits a bag-of-words head, and with --run that run's reward model.
+and what it says of heads that learned from clean labels. On the pairs of hh-rlhf that ``benchmarks.reward`` holds out,
+looked for in JUNTO_DATA, or ../shared/data, it audits a bag-of-words head, and with --run that run's reward model
+(``--run runs/benchmark-reward/hh-rlhf``, which that benchmark trained).
 """
 
 from __future__ import annotations
@@ -62,20 +63,21 @@ def planted(seeds: int) -> Json:
 
 
 def on_people(run: str | None, rows: int, probes: int) -> Json:
-    """What the audit says on hh-rlhf of a bag-of-words head that learned from the pairs that are not audited, and of
-    the reward model of ``run``; or why they were left out."""
+    """What the audit says, on the pairs of hh-rlhf that ``benchmarks.reward`` holds out, of a bag-of-words head that
+    learned from the others, and of the reward model of ``run``; or why they were left out."""
     path = DATA / PAIRS
     if not path.is_file():
         return {"hh-rlhf": {"skipped": f"there is no {path}; set JUNTO_DATA"}}
     from alignment.embedded import cache_dir
-    from graphs.audit import read_examples
+    from benchmarks.reward import hh_rlhf
+    from graphs.audit import examples_of, sample
     from graphs.cli.audit import scorer_of
     from graphs.cli.progress import Reporter
 
-    everything, notes = read_examples(path, sys.maxsize, 0)
-    drawn, _ = read_examples(path, rows, 0)
-    audited = {json.dumps(example.prompt) for example in drawn}
-    head = train_head([example for example in everything if json.dumps(example.prompt) not in audited])
+    train, held_out, malformed = hh_rlhf(path)
+    drawn = sample(held_out, rows, 0)
+    notes = [f"{len(drawn)} pairs that benchmarks.reward holds out; {malformed} malformed rows of the file left out"]
+    head = train_head(examples_of(train))
     tables: Json = {"hh-rlhf, bag of words": _said(audit(head, drawn, probes=probes), notes)}
     if run is None:
         return tables | {"hh-rlhf, reward model": {"skipped": "name a run whose reward model is audited: --run NAME"}}

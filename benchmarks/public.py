@@ -19,6 +19,7 @@ import argparse
 import json
 import random
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -145,19 +146,20 @@ def agreement(votes: Sequence[Sequence[int]]) -> dict[str, Any]:
     return dict(wilson(sum(right), len(right)))
 
 
-def pairs(folder: Path) -> dict[str, Any]:
+def pairs(folder: Path, steps: int) -> dict[str, Any]:
     """The table of reward models."""
     learned, held_out, people = pairs_of(DATA)
     model = folder / "reward"
     # every twentieth pair is for the training's own figures: the held-out ones are for the evaluations
     own = set(range(0, len(learned), 20))
-    training = trained(model, REWARD, [r for i, r in enumerate(learned) if i not in own], [learned[i] for i in own])
+    config = REWARD.model_copy(update={"steps": steps})
+    training = trained(model, config, [r for i, r in enumerate(learned) if i not in own], [learned[i] for i in own])
     names = []
     for name, rows in held_out.items():
         plain = [{key: row[key] for key in ("prompt", "chosen", "rejected")} for row in rows]
         names.append(_evaluation(folder, name, plain, {"kind": "pairs"}))
     finished = _run(names, [str(model)], folder)
-    tables: dict[str, Any] = {"learned_from": len(learned), "seconds": training["seconds"]}
+    tables: dict[str, Any] = {"learned_from": len(learned), "read": steps * config.batch_size, "seconds": training["seconds"]}
     for (name, rows), figures in zip(held_out.items(), finished, strict=True):
         label, by_length = length_baseline(learned, rows)
         methods = {
@@ -273,12 +275,12 @@ def _run(names: Sequence[str], models: Sequence[str], folder: Path, texts: bool 
     return [[row["text"] for row in one.rows("samples")] if texts else one.results["metrics"] for one in done]
 
 
-def measure(folder: Path, parts: Sequence[str]) -> dict[str, Any]:
+def measure(folder: Path, parts: Sequence[str], steps: int) -> dict[str, Any]:
     needed = {"pairs": ("hh-rlhf", "pandalm", "oasst-trees"), "summaries": ("squality",)}
     tables: dict[str, Any] = {}
     for part in parts:
         absent = [name for name in needed[part] if not (DATA / name).is_dir()]
-        make = {"pairs": pairs, "summaries": summaries}[part]
+        make = {"pairs": partial(pairs, steps=steps), "summaries": summaries}[part]
         tables[part] = {"skipped": f"there is no {DATA / absent[0]}; set JUNTO_DATA"} if absent else make(folder)
     return tables
 
@@ -290,7 +292,7 @@ def lines(tables: dict[str, Any]) -> list[str]:
         if "skipped" in table:
             out += [f"{part}: skipped, {table['skipped']}", ""]
         elif part == "pairs":
-            out += [f"learned from {table['learned_from']:,} pairs in {table['seconds'] / 60:.0f} min", ""]
+            out += [f"learned from {table['learned_from']:,} pairs, {table['read']:,} read, in {table['seconds'] / 60:.0f} min", ""]
             out += ["| set | method | accuracy | AUC | r with length |", "|---|---|---|---|---|"]
             for name, one in table.items():
                 if not isinstance(one, dict):
@@ -311,10 +313,11 @@ def lines(tables: dict[str, Any]) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.public", description=__doc__.split("\n")[0])
     parser.add_argument("--part", action="append", choices=["pairs", "summaries"], help="one of both; or again")
+    parser.add_argument("--steps", type=int, default=REWARD.steps, help="steps of 8 pairs of the reward model")
     parser.add_argument("--folder", type=Path, default=Path("runs/benchmarks/public"), help="where all is kept")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout in place of the tables")
     given = parser.parse_args()
-    tables = measure(given.folder, given.part or ["pairs", "summaries"])
+    tables = measure(given.folder, given.part or ["pairs", "summaries"], given.steps)
     print(json.dumps(tables, indent=1) if given.json else "\n".join(lines(tables)))
 
 

@@ -34,7 +34,7 @@ Row = dict[str, Any]
 DATA = Path(os.environ.get("JUNTO_DATA") or Path(__file__).parents[2] / "shared" / "data")
 TRAIN_PAIRS = 2000
 # not in 4 bit, whose weights are unpacked for every batch: what counts here is time
-BACKBONE = BackboneConfig(quantization="none", compute_dtype="bfloat16")
+BACKBONE = BackboneConfig(quantization="none")
 PAIRS = RewardConfig(loss="bradley_terry", steps=250, warmup_steps=10, max_length=192, checkpoint_every=10)
 SCORES = RewardConfig(loss="regression", steps=420, batch_size=16, warmup_steps=10, max_length=128, checkpoint_every=20)
 

@@ -27,7 +27,7 @@ def describe(explanation: TextExplanation | PairExplanation) -> list[str]:
         lines = [
             _margin(explanation),
             *(_reward(name, side.lime) for name, side in sides),
-            _anchor(explanation.anchor, "chosen beats rejected", "chosen does not beat rejected"),
+            _anchor(explanation.anchor, "chosen beats all of rejected", "chosen does not beat all of rejected"),
             _flip(explanation),
             *(_fit(name, side.lime) for name, side in sides),
             *(_length(name, side.lime) for name, side in sides),

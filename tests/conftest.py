@@ -78,7 +78,6 @@ def make_tiny_model(folder: Path, seed: int) -> Path:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-    torch.set_num_threads(2)
     bpe = Tokenizer(models.BPE())
     # digits apart, as in SmolLM2
     bpe.pre_tokenizer = pre_tokenizers.Sequence(

@@ -91,6 +91,7 @@ def test_the_loss_curve_is_that_of_trl(tiny_model: Path, tmp_path: Path) -> None
     backbone = backbone_of(tiny_model)
     examples, _ = encode(backbone.chat, rows, config, "training")
     backbone.add_role("reward", seed=1)  # as train_reward does for seed 0
+    torch.nn.init.zeros_(backbone.heads["reward"].weight)
     ours = {name: value.clone() for name, value in backbone.weights("reward").items()}
 
     lora = LoraConfig(r=4, lora_alpha=32.0, lora_dropout=0.0, target_modules="all-linear", task_type="SEQ_CLS")
