@@ -71,15 +71,14 @@ def sft_batches(lengths: Sequence[int], losses: Sequence[int], config: SFTConfig
     return found
 
 
-def reward_batches(examples: Sequence[Sequence[int]], config: RewardConfig, seed: int) -> list[Batch]:
-    """Every forward of a reward model's training, from the lengths of each example's texts: two of a pair, one of a
-    scored text."""
-    steps = length_grouped([sum(texts) for texts in examples], config.batch_size, config.steps, f"{seed}/reward")
-    return [scored([n for i in rows for n in examples[i]]) for rows in steps]
+def reward_batches(tokens: Sequence[int], config: RewardConfig, seed: int) -> list[Batch]:
+    """Every forward of a reward model's training, from the tokens of each example's texts as one tree."""
+    steps = length_grouped(tokens, config.batch_size, config.steps, f"{seed}/reward")
+    return [scored([tokens[i] for i in rows]) for rows in steps]
 
 
 def scored(lengths: Sequence[int]) -> Batch:
-    """A forward of texts that get a scalar each."""
+    """A forward of texts, or trees of texts, that get scalars."""
     return Batch(len(lengths), width_of(max(lengths)), 0)
 
 

@@ -159,7 +159,11 @@ def pairs(folder: Path, steps: int) -> dict[str, Any]:
         plain = [{key: row[key] for key in ("prompt", "chosen", "rejected")} for row in rows]
         names.append(_evaluation(folder, name, plain, {"kind": "pairs"}))
     finished = _run(names, [str(model)], folder)
-    tables: dict[str, Any] = {"learned_from": len(learned), "read": steps * config.batch_size, "seconds": training["seconds"]}
+    tables: dict[str, Any] = {
+        "learned_from": len(learned),
+        "read": steps * config.batch_size,
+        "seconds": training["seconds"],
+    }
     for (name, rows), figures in zip(held_out.items(), finished, strict=True):
         label, by_length = length_baseline(learned, rows)
         methods = {
@@ -292,7 +296,8 @@ def lines(tables: dict[str, Any]) -> list[str]:
         if "skipped" in table:
             out += [f"{part}: skipped, {table['skipped']}", ""]
         elif part == "pairs":
-            out += [f"learned from {table['learned_from']:,} pairs, {table['read']:,} read, in {table['seconds'] / 60:.0f} min", ""]
+            minutes = table["seconds"] / 60
+            out += [f"learned from {table['learned_from']:,} pairs, {table['read']:,} read, in {minutes:.0f} min", ""]
             out += ["| set | method | accuracy | AUC | r with length |", "|---|---|---|---|---|"]
             for name, one in table.items():
                 if not isinstance(one, dict):

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 
-from alignment import prefix_tree
 from alignment.batch import encode_completion, encode_rows, width_of
 from alignment.chat_format import ChatFormat
 from alignment.estimate import (
@@ -38,8 +37,7 @@ class Lengths:
     """Tokens of the recipe's rows: what a stage computes depends on nothing else of them."""
 
     sft: dict[str, list[tuple[int, int]]]  # of a split: tokens, tokens with a loss
-    # of a split: tokens of each text of an example, or of their tree; empty where untrained
-    reward: dict[str, list[tuple[int, ...]]]
+    reward: dict[str, list[int]]  # of a split: tokens of the tree of an example's texts; empty where untrained
     prompts: list[int]  # tokens of the prompts that the policy answers
 
 
@@ -57,16 +55,12 @@ def read_lengths(recipe: Recipe, base: Path) -> Lengths:
         sft[split] = [(len(row["input_ids"]), sum(label != -100 for label in row["labels"])) for row in encoded]
     pairs = data.pairs if trains_reward(recipe) else {"train": [], "validation": []}
     reward = {
-        split: [_texts(example.texts, recipe) for example in encode(chat, rows, recipe.reward, split)[0]]
+        split: [example.tokens for example in encode(chat, rows, recipe.reward, split)[0]]
         for split, rows in pairs.items()
         if rows
     }
     prompts = [len(chat.prompt_ids(row["prompt"])) for row in data.prompts["train"]] if trains_policy(recipe) else []
     return Lengths(sft, reward, prompts)
-
-
-def _texts(texts: Sequence[list[int]], recipe: Recipe) -> tuple[int, ...]:
-    return (prefix_tree.size(texts),) if recipe.reward.loss == "regression" else tuple(map(len, texts))
 
 
 def trains_policy(recipe: Recipe) -> bool:
@@ -118,9 +112,8 @@ def _batches(recipe: Recipe, lengths: Lengths) -> dict[str, tuple[list[Batch], l
     tokens, losses = ([row[i] for row in lengths.sft["train"]] for i in (0, 1))
     found = {"sft": (sft_batches(tokens, losses, recipe.sft, recipe.seed), _held_out(recipe, lengths))}
     if trains_reward(recipe):
-        size = 2 * recipe.reward.batch_size
-        texts = sorted(n for example in lengths.reward["validation"] for n in example)
-        held_out = [scored(texts[i : i + size]) for i in range(0, len(texts), size)]
+        size, tokens = recipe.reward.batch_size, sorted(lengths.reward["validation"])
+        held_out = [scored(tokens[i : i + size]) for i in range(0, len(tokens), size)]
         found["reward"] = (reward_batches(lengths.reward["train"], recipe.reward, recipe.seed), held_out)
     return found
 

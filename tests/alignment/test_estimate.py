@@ -186,9 +186,8 @@ def test_batches_are_those_of_the_training(tiny_model: Path, packing: bool) -> N
 
 def test_reward_batches_by_hand() -> None:
     config = RewardConfig(steps=2, batch_size=2)
-    assert reward_batches([(5, 50), (50, 40)], config, seed=0) == [Batch(4, 56, 0)] * 2
-    scores = RewardConfig(steps=2, batch_size=2, loss="regression")
-    assert reward_batches([(9,), (9,), (9,)], scores, seed=0) == [Batch(2, 16, 0)] * 2
+    assert reward_batches([55, 50], config, seed=0) == [Batch(2, 56, 0)] * 2
+    assert reward_batches([9, 9, 9], config, seed=0) == [Batch(2, 16, 0)] * 2
 
 
 def test_sampling_holds_what_the_real_one_holds(tiny_model: Path) -> None:
