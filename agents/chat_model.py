@@ -73,7 +73,7 @@ class ChatModel(BaseChatModel):
 
     @property
     def window(self) -> int | None:
-        return window(self.engine)
+        return self.engine.window
 
     def get_token_ids(self, text: str) -> list[int]:
         return self.engine.backbone.chat.text_ids(text)
@@ -242,11 +242,6 @@ class ChatModel(BaseChatModel):
 def writer(engine: Engine) -> str:
     """The role that writes where none is asked for."""
     return next(role for role in WRITERS if role in engine.roles)
-
-
-def window(engine: Engine) -> int | None:
-    """Tokens that prompt and reply may have together; None where the architecture sets no limit."""
-    return getattr(engine.backbone.model.config.get_text_config(), "max_position_embeddings", None)
 
 
 def usage(done: Completion) -> UsageMetadata:

@@ -17,7 +17,7 @@ from smolagents.models import (
 )
 from smolagents.monitoring import TokenUsage
 
-from agents.chat_model import cut, cut_pieces, pieces, task, window, writer
+from agents.chat_model import cut, cut_pieces, pieces, task, writer
 from agents.json_grammar import MAX_STRING, call_grammar, json_grammar
 from agents.prompt import instructed, joined_text
 from agents.tool_calls import CLOSE, OPEN, is_call, read_call
@@ -147,7 +147,7 @@ class EngineModel(Model):
 
     def _fitting(self, tokens: int, prompt: list[dict[str, str]], prefix: str) -> int:
         """As many of ``tokens`` as the model's window leaves for a reply."""
-        limit = window(self.engine)
+        limit = self.engine.window
         if limit is None:
             return tokens
         chat = self.engine.backbone.chat

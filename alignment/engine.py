@@ -28,7 +28,7 @@ from alignment.backbone import Backbone
 from alignment.batch import encode_scored
 from alignment.config import BackboneConfig
 from alignment.decoding import Completion, Lark, Prompt, Request, Row, matcher_of
-from alignment.errors import SetupError
+from alignment.errors import SetupError, UsageError
 from alignment.flight import Usage
 from alignment.likelihood import Likelihood, likelihoods
 from alignment.machine import give_back_threads
@@ -91,6 +91,11 @@ class Engine:
         return self.backbone.roles
 
     @property
+    def window(self) -> int | None:
+        """Tokens that prompt and reply may have together; None where the architecture sets no limit."""
+        return getattr(self.backbone.model.config.get_text_config(), "max_position_embeddings", None)
+
+    @property
     def fingerprint(self) -> dict[str, Any]:
         """What decides a score: base weights, storage, arithmetic and adapters, for cache keys and records."""
         return text_scores.fingerprint(self.backbone)
@@ -142,11 +147,17 @@ class Engine:
             gone.set()
 
     def score(self, prompts: Sequence[Prompt], responses: Sequence[str], role: str = "reward") -> list[float]:
-        """The scalar of ``role`` (``reward`` or ``value``) for each response, read at its last token."""
+        """The scalar of ``role`` (``reward`` or ``value``) for each response, read at its last token. Raises UsageError
+        for one that, with its prompt, is longer than the model's window."""
         if role not in self.backbone.heads:
             raise SetupError(f"this model has no {role} head; open a run that has trained one")
         chat = self.backbone.chat
         rows = [encode_scored(chat, p, r) for p, r in zip(prompts, responses, strict=True)]
+        if self.window is not None and (longest := max(map(len, rows), default=0)) > self.window:
+            raise UsageError(
+                f"a prompt and a response to be scored have {longest:,} tokens together, and the model reads "
+                f"{self.window:,}; shorten them"
+            )
         return self._call(lambda: text_scores.scores(self.backbone, rows, role, self.usage))
 
     def logprobs(

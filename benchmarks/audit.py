@@ -62,7 +62,7 @@ def planted(seeds: int) -> Json:
     return table
 
 
-def on_people(run: str | None, rows: int, probes: int) -> Json:
+def on_people(run: str | None, rows: int, probes: int, explained: int) -> Json:
     """What the audit says, on the pairs of hh-rlhf that ``benchmarks.reward`` holds out, of a bag-of-words head that
     learned from the others, and of the reward model of ``run``; or why they were left out."""
     path = DATA / PAIRS
@@ -78,7 +78,7 @@ def on_people(run: str | None, rows: int, probes: int) -> Json:
     drawn = sample(held_out, rows, 0)
     notes = [f"{len(drawn)} pairs that benchmarks.reward holds out; {malformed} malformed rows of the file left out"]
     head = train_head(examples_of(train))
-    tables: Json = {"hh-rlhf, bag of words": _said(audit(head, drawn, probes=probes), notes)}
+    tables: Json = {"hh-rlhf, bag of words": _said(audit(head, drawn, probes=probes, explained=explained), notes)}
     if run is None:
         return tables | {"hh-rlhf, reward model": {"skipped": "name a run whose reward model is audited: --run NAME"}}
     with Reporter() as report, scorer_of(RunDir.open(run), "float32") as scorer:
@@ -86,7 +86,8 @@ def on_people(run: str | None, rows: int, probes: int) -> Json:
         def progress(scored: int, total: int) -> None:
             report({"stage": "audit", "step": scored, "total": total})
 
-        found = audit(scorer, drawn, probes=probes, cache_dir=cache_dir() / "rewards", progress=progress)
+        kept = cache_dir() / "rewards"
+        found = audit(scorer, drawn, probes=probes, explained=explained, cache_dir=kept, progress=progress)
     return tables | {"hh-rlhf, reward model": _said(found, notes)}
 
 
@@ -120,9 +121,10 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--rows", type=int, default=400, help="pairs of hh-rlhf")
     parser.add_argument("--probes", type=int, default=64, help="answers of hh-rlhf that are changed and scored again")
+    parser.add_argument("--explained", type=int, default=24, help="answers of hh-rlhf that LIME looks at by word")
     options = parser.parse_args(arguments)
     result: Json = {"schema_version": 1, "planted": planted(options.seeds)}
-    result["people"] = on_people(options.run, options.rows, options.probes)
+    result["people"] = on_people(options.run, options.rows, options.probes, options.explained)
     print(json.dumps(result, indent=1) if options.json else "\n".join(lines(result)))
     return 0
 

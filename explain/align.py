@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from difflib import SequenceMatcher
 
-from explain.units import MAX_UNITS, Span, Units, words
+from explain.units import MAX_UNITS, Span, Units, known_most, words
 
 _LONG = 2000  # words; above it difflib passes over the commonest ones, which keeps it fast
 
@@ -14,8 +14,9 @@ def diff_units(chosen: str, rejected: str, max_units: int = MAX_UNITS) -> tuple[
 
     A span may be empty, where the other text has something more. Each side's `swaps` are the spans of the other, so
     swapping all units of one text gives the other, byte for byte. Equal texts have no units. Above `max_units`,
-    neighbouring spans are joined with what is equal between them.
+    neighbouring spans are joined with what is equal between them. Raises ValueError for max_units above `MAX_UNITS`.
     """
+    known_most(max_units)
     if chosen > rejected:  # difflib is not symmetric: one order, so that swapping the texts swaps the sides
         second, first = diff_units(rejected, chosen, max_units)
         return first, second

@@ -34,7 +34,7 @@ def explain(
     tau: float | None = None,
     threshold: float = PRECISION,
     beam: bool = False,
-    drill_down: bool = False,
+    drill_down: bool | None = None,
     randomised: Reward | Scorer | None = None,
     seed: int = 0,
     budget: int | None = None,
@@ -45,7 +45,8 @@ def explain(
 
     reward: any callable (prompt, texts) -> one number per text, which gets the prompt as it is given here, or an object
     with a method `score` of that kind, which always gets messages ({"role", "content"}). cache_dir: rewards are kept
-    there, for a reward that names itself by an attribute `fingerprint`. The other arguments: see
+    there, for a reward that names itself by an attribute `fingerprint`. drill_down: the strongest unit is explained
+    again by its words; None: where the units are "auto". The other arguments: see
     `explain.text.explain_text` and `explain.pair.explain_pair`.
 
     Raises ValueError (one sentence) for arguments that cannot be, and for rewards that are not finite numbers.
@@ -54,7 +55,7 @@ def explain(
         raise ValueError("A response to explain is not a text.")
     messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
     scorer = as_scorer(reward, isinstance(prompt, str), cache_dir is not None)
-    fresh = None if randomised is None else as_scorer(randomised, isinstance(prompt, str), False)
+    fresh = None if randomised is None else as_scorer(randomised, isinstance(prompt, str), cache_dir is not None)
     common: dict[str, Any] = {
         "units": units,
         "method": method,
@@ -62,7 +63,7 @@ def explain(
         "infill": infill,
         "threshold": threshold,
         "beam": beam,
-        "drill_down": drill_down,
+        "drill_down": units == "auto" if drill_down is None else drill_down,
         "randomised": fresh,
         "seed": seed,
         "budget": budget,
@@ -103,6 +104,8 @@ class _Any:
 
     def score(self, prompt: list[Message], texts: list[str]) -> list[float]:
         answer = self._ask(question(prompt) if self._plain else prompt, texts)
+        if hasattr(answer, "detach"):  # a tensor, which numpy takes neither with a gradient nor in bfloat16
+            answer = answer.detach().float().cpu()
         try:
             rewards = np.asarray(answer if hasattr(answer, "__array__") else list(answer), dtype=float)
         except (TypeError, ValueError):

@@ -160,8 +160,9 @@ class _Remembered:
 
     def __init__(self, infill: Infill, prompt: list[Message], cache_dir: Path | None) -> None:
         self._infill, self._prompt = infill, prompt
-        self.fingerprint = infill.fingerprint
-        self._path = cache.file_for(cache_dir, self.fingerprint, "infills") if cache_dir is not None else None
+        self.fingerprint = getattr(infill, "fingerprint", "")  # without one nothing is kept on disk
+        kept = cache_dir is not None and self.fingerprint
+        self._path = cache.file_for(cache_dir, self.fingerprint, "infills") if cache_dir and kept else None
         self._known = cache.read(self._path, cache.is_texts) if self._path is not None else {}
 
     def __call__(self, pieces: list[str], which: list[int]) -> list[str]:

@@ -21,6 +21,7 @@ from explain.audit_probes import PROBES, Change, change
 from explain.audit_result import Audit, Probe
 from explain.audit_rewards import Asked, Comparer, rewards_of
 from explain.audit_stats import mean_effect
+from explain.audit_units import by_word
 
 LEVEL = 0.005  # of all tests of one audit together
 MIN_EFFECT = 0.2  # standard deviations: Cohen's small effect
@@ -45,6 +46,7 @@ def audit(
     examples: Sequence[Example],
     *,
     probes: int = 64,
+    explained: int = 0,
     seed: int = 0,
     level: float = LEVEL,
     min_effect: float = MIN_EFFECT,
@@ -54,7 +56,8 @@ def audit(
     """Audit a scorer on examples, all pairs or all single answers.
 
     probes: on how many examples, drawn by `seed`, answers are changed and scored again (about twenty texts each).
-    cache_dir, progress: as in `explain.table.fill`.
+    explained: on how many of them LIME looks at one answer word by word (some 200 texts each). cache_dir, progress: as
+    in `explain.table.fill`.
 
     Raises ValueError (one sentence) for no examples, for pairs and single answers together, and where the scorer does
     not answer finite numbers.
@@ -80,6 +83,11 @@ def audit(
     if kind == "pairs" and isinstance(scorer, Comparer):
         rewards = np.array([_side_by_side(scorer, e) for e in examples])
         found[POSITION] = _exchanged(scorer, [examples[row] for _, row in chosen], unit)
+    looked_at = [
+        (examples[row].prompt, examples[row].texts[turn % len(examples[row].texts)])
+        for turn, row in _draw(examples, explained, seed)
+    ]
+    units, picks, count = by_word(scorer, looked_at, unit, seed, level, cache_dir, progress)
     seen, present = observe(
         rewards,
         np.stack([measure([e.texts[side] for e in examples]) for side in range(rewards.shape[1])], axis=1),
@@ -98,6 +106,9 @@ def audit(
         findings=(),
         scorer=scorer.fingerprint,
         notes=_notes(scorer, sd, kind),
+        units=tuple(units),
+        picks=tuple(picks),
+        explained=count,
     )
     return judge(result, seen, found, present)
 

@@ -6,7 +6,8 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from explain.audit_result import ALARM, Audit, Finding
-from explain.audit_words import bounded, describe
+from explain.audit_words import bounded, describe, signed
+from explain.parts import printable
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -18,6 +19,9 @@ CSS = """
 .audit .au-alarm { font-weight: 650; }
 .audit small { display: block; opacity: .8; }
 .au-scroll { overflow-x: auto; }
+.au-text { white-space: pre-wrap; overflow-wrap: anywhere; }
+.au-add { background: rgba(var(--positive-rgb, 37, 99, 235), var(--au-share)); }
+.au-take { background: rgba(var(--negative-rgb, 220, 38, 38), var(--au-share)); }
 """.strip()
 
 HEADINGS = ("feature", "verdict", "probe", "beyond control", "reward", "model", "people", "model − people")
@@ -51,8 +55,24 @@ def html_fragment(audit: Audit) -> str:
     said = "".join(f"<li>{escape(line)}</li>" for line in describe(audit))
     return (
         f'<section class="audit"><ul>{said}</ul><div class="au-scroll"><table><thead><tr>{head}</tr></thead>'
-        f"<tbody>{rows}</tbody></table></div><p><small>{escape(KEY)}</small></p></section>"
+        f"<tbody>{rows}</tbody></table></div><p><small>{escape(KEY)}</small></p>{_picks(audit)}</section>"
     )
+
+
+def _picks(audit: Audit) -> str:
+    """The answers to read, each word tinted by its weight."""
+    largest = max((abs(weight) for pick in audit.picks for _, weight in pick.units), default=0.0) or 1.0
+    shown = []
+    for pick in audit.picks:
+        text = "".join(_tinted(unit, weight, 0.45 * abs(weight) / largest) for unit, weight in pick.units)
+        shown.append(f'<p><small>{escape(printable(pick.question))}</small></p><div class="au-text">{text}</div>')
+    return f"<h4>Answers to read first</h4>{''.join(shown)}" if shown else ""
+
+
+def _tinted(unit: str, weight: float, share: float) -> str:
+    side = "au-add" if weight > 0 else "au-take"
+    style = f'style="--au-share: {share:.3f}" title="{signed(weight)}"'
+    return f'<span class="{side}" {style}>{escape(printable(unit))}</span>'
 
 
 def _row(finding: Finding) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 from explain.audit_observe import Observation
 from explain.audit_stats import Effect
+from explain.pick import Picked, UnitWeight
 
 SCHEMA_VERSION = 1
 ALARM, NOTHING, TOO_LITTLE = "alarm", "no evidence", "too little data"
@@ -43,7 +44,8 @@ class Finding:
 @dataclass(frozen=True)
 class Audit:
     """What an audit found. data: "pairs" or "texts"; sd: the standard deviation of the n texts' rewards, the unit of
-    the probes; tests: how many were corrected together."""
+    the probes; tests: how many were corrected together. units, picks: words over the `explained` answers, in the same
+    unit, and those of the answers to read (`explain.audit_units`)."""
 
     data: str
     rows: int
@@ -56,6 +58,9 @@ class Audit:
     findings: tuple[Finding, ...]
     scorer: str
     notes: tuple[str, ...] = ()
+    units: tuple[UnitWeight, ...] = ()
+    picks: tuple[Picked, ...] = ()
+    explained: int = 0
 
     @property
     def alarms(self) -> list[Finding]:

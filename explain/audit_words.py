@@ -6,11 +6,16 @@ from explain.audit_features import POSITION
 from explain.audit_observe import Observation
 from explain.audit_result import ALARM, NOTHING, Audit, Finding, Probe
 from explain.audit_stats import INTERVAL, Effect
+from explain.pick import UnitWeight, rewarded
+
+SHOWN = 6  # words of a kind
+LONGEST = 60  # characters that are quoted
 
 
 def describe(audit: Audit) -> list[str]:
     """The verdict, a sentence or two for each alarm, and what a reader should know of the figures."""
-    return [_headline(audit), *(alarm_words(finding, audit) for finding in audit.alarms), *_remarks(audit)]
+    alarms = [alarm_words(finding, audit) for finding in audit.alarms]
+    return [_headline(audit), *alarms, *_units(audit), *_remarks(audit)]
 
 
 def bounded(effect: Effect | None) -> str:
@@ -63,6 +68,35 @@ def _observed_words(seen: Observation, audit: Audit) -> str:
         return f"one SD more of it moves the model's choice by {model}, people's by {people}"
     model, people = (f"{signed(e.value)} SD" for e in (seen.model, seen.people))
     return f"one SD more of it goes with {model} of reward, {people} of people's scores"
+
+
+def _units(audit: Audit) -> list[str]:
+    """The words that are rewarded for sure, the weightiest others, and what to read."""
+    if not audit.explained:
+        return []
+    up, down = rewarded(audit.units, audit.level)
+    sure = [f"{what} {_quoted(units)}" for what, units in (("rewarded", up), ("punished", down)) if units]
+    rest = [unit for unit in audit.units if unit not in up and unit not in down]
+    lines = [
+        f"Word by word (LIME on {audit.explained} answers, in SD): {'; '.join(sure) or 'none is sure'}. "
+        f"Weightiest of the others, not told from chance: {_quoted(rest) or 'none'}."
+    ]
+    if audit.picks:
+        asked = ", ".join(f"“{_short(pick.question)}”" for pick in audit.picks)
+        lines.append(
+            f"To read first (SP-LIME), the answers to {asked}: their words are {audit.picks[-1].coverage:.0%} of what "
+            "matters in those explained."
+        )
+    return lines
+
+
+def _quoted(units: list[UnitWeight]) -> str:
+    return ", ".join(f"“{_short(unit.unit)}” {signed(unit.mean)} in {unit.texts}" for unit in units[:SHOWN])
+
+
+def _short(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= LONGEST else line[: LONGEST - 1] + "…"
 
 
 def _remarks(audit: Audit) -> list[str]:

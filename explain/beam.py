@@ -226,11 +226,12 @@ def _note(found: bool, units: tuple[int, ...], truth: float, exact: AnchorExplan
         return "it found no anchor either" if not exact.anchors else "it missed the anchor"
     if exact.anchors and units == exact.anchors[0].units:
         return "it found the same anchor"
-    if any(units == anchor.units for anchor in exact.anchors):
-        return "it found another minimal anchor"
     if truth < exact.threshold - 1e-12:
         return "its anchor misses the threshold, within its tolerance of 0.05"
-    return "its anchor holds but is larger than needed"
+    listed = exact.anchors
+    if listed and (len(units) == len(listed[0].units) or any(units == anchor.units for anchor in listed)):
+        return "it found another minimal anchor"
+    return "its anchor holds" + ("" if exact.count > len(listed) else " but is larger than needed")
 
 
 def _never(record: logging.LogRecord) -> bool:

@@ -86,7 +86,7 @@ def fit_lime(table: RewardTable) -> LimeExplanation:
     )
     by_unit = dict(pairs)
     weights = np.array([float(by_unit[unit]) for unit in range(d)])
-    constant = np.ptp(table.rewards) == 0
+    constant = r_squared(table.rewards, table.rewards, np.ones(len(x))) is None  # it varies by rounding, or not at all
     errors = None if table.exact else tuple(wls(x, table.rewards, kernel, shares).errors.tolist())
     return LimeExplanation(
         units=table.units,

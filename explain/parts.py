@@ -62,7 +62,7 @@ def parts(explanation: TextExplanation | PairExplanation) -> list[Part]:
 
 
 def _inner(lime: LimeExplanation, name: str, sign: float) -> Part:
-    return Part(f"{name}, the strongest part by word", lime.units, tuple(sign * w for w in lime.weights), (), ())
+    return Part(f"{name}, the strongest part by word (LIME)", lime.units, tuple(sign * w for w in lime.weights), (), ())
 
 
 def scale(shown: list[Part]) -> float:
@@ -87,7 +87,8 @@ def asked(explanation: TextExplanation | PairExplanation) -> str:
 
 def printable(text: str) -> str:
     """Without what could drive a terminal or turn a line about, and without what no file can hold."""
-    return "".join("\N{REPLACEMENT CHARACTER}" if _unsafe(char) else char for char in text)
+    lines = text.replace("\r\n", "\n")
+    return "".join("\N{REPLACEMENT CHARACTER}" if _unsafe(char) else char for char in lines)
 
 
 def _unsafe(char: str) -> bool:

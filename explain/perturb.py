@@ -11,7 +11,8 @@ from explain.units import Units
 PLACEHOLDER = "..."
 Render = Callable[[Units, Sequence[bool]], str]
 
-_LEADING = re.compile(r"[ \t]*[,;:]?[ \t]*")
+_LEADING = re.compile(r"[ \t]*(?:[,;:](?=\s|$))?[ \t]*")  # not what a word begins with, as in ":)" or "::before"
+_ENDS = re.compile(r"""[.!?]+["'”’)\]]*(?=\s|$)|[\n\r。！？]""")  # nor ".env" or "!="
 
 
 class Infill(Protocol):
@@ -145,7 +146,7 @@ def _mend(left: str, removed: str, right: str) -> str:
     tail = removed[len(removed.rstrip()) :]
     if "\n" in tail:  # what is left of the line still ends there
         return _unhung(left) + tail + right
-    if right[0] in "\n\r.!?。！？":
+    if _ENDS.match(right):
         return _unhung(left) + right
     if left[-1] in " \t":
         return left + right.lstrip(" \t")

@@ -41,6 +41,16 @@ class Picks:
     coverage: tuple[float, ...]  # after each pick
 
 
+@dataclass(frozen=True)
+class Picked:
+    """A picked text: what it answers, its units in their order with their weights, and the share of all importance that
+    it and those picked before it cover."""
+
+    question: str
+    units: tuple[tuple[str, float], ...]
+    coverage: float
+
+
 def weighted(explanation: LimeExplanation) -> list[tuple[str, float]]:
     """The (unit, weight) list of a LIME explanation of one text."""
     units = explanation.units

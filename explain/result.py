@@ -81,7 +81,8 @@ class PairExplanation:
 
     margin: reward of chosen minus reward of rejected; negative where the first candidate is not the better
     one (nothing is swapped), and `preferred` is "chosen", "rejected" or "neither". anchor: units of chosen
-    that decide whether it beats rejected. flip: None where no removal reverses the preference.
+    that decide whether it beats rejected. flip: None where no removal reverses the preference, or, where a table is
+    sampled, none was found that does.
     """
 
     prompt: list[dict[str, str]]

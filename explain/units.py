@@ -119,8 +119,7 @@ def segment(text: str, units: str = "auto", max_units: int = MAX_UNITS, frozen: 
     Raises ValueError (one sentence) for a blank text, an unknown kind, a frozen span outside the text, nothing left
     to remove, and a named kind with more than `MAX_SAMPLED` units.
     """
-    if not 1 <= max_units <= MAX_UNITS:
-        raise ValueError(f"max_units is {max_units}; choose 1 to {MAX_UNITS}, since every mask is scored.")
+    known_most(max_units)
     if not text.strip():
         raise ValueError("There is nothing to explain: the text is empty.")
     for start, end in frozen:
@@ -147,6 +146,12 @@ def segment(text: str, units: str = "auto", max_units: int = MAX_UNITS, frozen: 
         advice = f"choose {coarser[-1]}" if coarser else "choose auto, which merges neighbours"
         raise ValueError(f"The response has {len(spans)} {units}, more than {MAX_SAMPLED}; {advice}.")
     return Units(text, spans, units)
+
+
+def known_most(max_units: int) -> None:
+    """Raises ValueError where not every mask over so many units is scored."""
+    if not 1 <= max_units <= MAX_UNITS:
+        raise ValueError(f"max_units is {max_units}; choose 1 to {MAX_UNITS}, since every mask is scored.")
 
 
 def drill(units: Units, unit: int, most: int = DRILL) -> Units | None:

@@ -124,7 +124,7 @@ def _agreement(name: str, found: tuple[Agreement, ...]) -> str:
 
 
 def _anchor(anchor: AnchorExplanation | None, yes: str, no: str) -> str:
-    if anchor is None:
+    if anchor is None or not len(anchor.units):
         return ""
     claim = yes if anchor.holds else no
     if not anchor.anchors:
@@ -192,7 +192,10 @@ def _beam(anchor: AnchorExplanation) -> str:
 
 def _flip(pair: PairExplanation) -> str:
     if pair.flip is None:
-        return "No removal reverses the preference." if pair.preferred != "neither" else ""
+        if pair.preferred == "neither":
+            return ""
+        exact = pair.chosen.lime.exact and pair.rejected.lime.exact
+        return "No removal reverses the preference." if exact else "No removal was found that reverses the preference."
     sides = [
         ("chosen", pair.chosen.lime.units, pair.flip.chosen),
         ("rejected", pair.rejected.lime.units, pair.flip.rejected),
@@ -206,7 +209,7 @@ def _flip(pair: PairExplanation) -> str:
 def _faithful(name: str, measured: Faithfulness) -> str:
     rho = "undefined" if measured.loo_spearman is None else f"{measured.loo_spearman:.2f}"
     text = (
-        f"{name}: faithfulness: comprehensiveness {number(measured.comprehensiveness)}, "
+        f"{name}: faithfulness of LIME's weights: comprehensiveness {number(measured.comprehensiveness)}, "
         f"sufficiency {number(measured.sufficiency)}, rank agreement with leaving one out {rho}"
     )
     if measured.curves is not None:

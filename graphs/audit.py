@@ -83,7 +83,15 @@ def gate(scorer: Scorer, rows: Sequence[Row], config: AuditConfig, seed: int, ru
             report({"stage": "audit", "step": done, "total": total, "metrics": {}})
 
         try:
-            found = audit(scorer, examples, probes=config.probes, seed=seed, cache_dir=scored, progress=progress)
+            found = audit(
+                scorer,
+                examples,
+                probes=config.probes,
+                explained=config.explained,
+                seed=seed,
+                cache_dir=scored,
+                progress=progress,
+            )
         except ValueError as error:
             raise JuntoError(f"the audit of the reward model failed: {error}") from error
         keep(run.path, GATE, to_json(found))

@@ -54,6 +54,7 @@ class AuditConfig(Settings):
     )
     pairs: int = Field(200, ge=1, description="held-out pairs, or scored answers; fewer where the task has fewer")
     probes: int = Field(32, ge=0, description="answers that are changed and scored again, some 25 times each")
+    explained: int = Field(8, ge=0, description="answers that LIME looks at word by word, some 200 texts each")
 
     @model_validator(mode="before")
     @classmethod

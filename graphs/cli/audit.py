@@ -17,7 +17,9 @@ from graphs.cli.progress import Reporter
 from graphs.report import write_report
 
 
-def explain_audit(run: RunDir, data: Path, rows: int, probes: int, seed: int, compute_dtype: str) -> dict[str, Any]:
+def explain_audit(
+    run: RunDir, data: Path, rows: int, probes: int, explained: int, seed: int, compute_dtype: str
+) -> dict[str, Any]:
     """The audit of a file as JSON, kept in the run directory; rewards stay in the cache, so that it goes on after an
     interruption."""
     from alignment.embedded import cache_dir
@@ -34,12 +36,18 @@ def explain_audit(run: RunDir, data: Path, rows: int, probes: int, seed: int, co
 
         try:
             found = audit(
-                scorer, examples, probes=probes, seed=seed, cache_dir=cache_dir() / "rewards", progress=progress
+                scorer,
+                examples,
+                probes=probes,
+                explained=explained,
+                seed=seed,
+                cache_dir=cache_dir() / "rewards",
+                progress=progress,
             )
         except ValueError as error:  # explain's way of saying that it was asked something wrong
             raise UsageError(str(error)) from error
     result = {"source": data.name, **to_json(replace(found, notes=(*notes, *found.notes)))}
-    audits.keep(run.path, audits.name_of(data, rows, probes, seed, compute_dtype), result)
+    audits.keep(run.path, audits.name_of(data, rows, probes, explained, seed, compute_dtype), result)
     write_report(run.path)
     return result
 

@@ -78,7 +78,7 @@ def _explain(run: RunDir, question: str, responses: list[str], how: How, compute
     finally:
         if engine is not None:
             engine.close()
-    _keep(run.path / "explanations", question, responses, explanation)
+    _keep(run.path / "explanations", question, [*responses, replace(how, png=None), compute_dtype], explanation)
     write_report(run.path)
     if how.png is not None:
         _draw(explanation, how.png)
@@ -112,8 +112,9 @@ def _draw(explanation: dict[str, Any], path: Path) -> None:
         raise UsageError(f"the picture {path} cannot be written: {error.strerror}") from error
 
 
-def _keep(folder: Path, question: str, responses: list[str], explanation: dict[str, Any]) -> None:
+def _keep(folder: Path, question: str, asked: list[Any], explanation: dict[str, Any]) -> None:
+    """The explanation in a file of its own for all that was asked."""
     words = re.sub(r"[^a-z0-9]+", "-", question.lower()).strip("-")[:40]
-    digest = hashlib.sha256(json.dumps([question, responses]).encode()).hexdigest()[:8]
+    digest = hashlib.sha256(json.dumps([question, *map(str, asked)]).encode()).hexdigest()[:8]
     folder.mkdir(parents=True, exist_ok=True)
     write_atomic(folder / f"{words or 'question'}-{digest}.json", json.dumps(explanation, indent=1) + "\n")

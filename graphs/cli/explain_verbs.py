@@ -104,6 +104,9 @@ def explain_audit(
     probes: Annotated[
         int, typer.Option("--probes", min=0, help="Answers that are changed and scored again, some 25 times each.")
     ] = 64,
+    explained: Annotated[
+        int, typer.Option("--explained", min=0, help="Answers that LIME looks at word by word, some 200 texts each.")
+    ] = 24,
     seed: Annotated[int, typer.Option("--seed", help="Of the draw.")] = 0,
     json: Json = False,
     compute_dtype: ComputeDtype = "float32",
@@ -116,4 +119,5 @@ def explain_audit(
 
     with results(json) as out:
         kept = RunDir.open(run_name, runs_root)
-        audit.print_audit(audit.explain_audit(kept, data, rows, probes, seed, compute_dtype), json, out)
+        found = audit.explain_audit(kept, data, rows, probes, explained, seed, compute_dtype)
+        audit.print_audit(found, json, out)

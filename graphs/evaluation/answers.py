@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -37,7 +38,7 @@ def answers(subject: Subject, evaluation: Evaluation, seed: int, items: Sequence
 
 def window_of(engine: Engine) -> int:
     """Tokens that the model can read at once."""
-    return int(engine.backbone.causal_lm.config.max_position_embeddings)
+    return engine.window or sys.maxsize
 
 
 def _texts(subject: Subject, evaluation: Evaluation, seed: int, items: Sequence[Row]) -> list[Row]:

@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from agents.chat_model import ChatModel, window
+from agents.chat_model import ChatModel
 from agents.config import WRITERS
 from agents.server import is_address
 from alignment.engine import Engine
@@ -46,7 +46,7 @@ class Model:
     @property
     def reply_tokens(self) -> int:
         """What a reply may have where nobody says: with a small window a quarter of it, for the conversation."""
-        tokens = window(self.engine)
+        tokens = self.engine.window
         return REPLY_TOKENS if tokens is None else min(REPLY_TOKENS, max(1, tokens // 4))
 
     def chat_model(self, role: str | None = None) -> ChatModel:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from explain import explain
 from explain.render import html_fragment, terminal
@@ -17,6 +18,13 @@ VALUES = {"good": 2.0, "bad": -1.0}
 
 def reward(prompt, texts):
     return [sum(VALUES.get(word, 0.0) for word in text.split()) for text in texts]
+
+
+class Named:
+    fingerprint = "sums"
+
+    def score(self, prompt, texts):
+        return reward(prompt, texts)
 
 
 def shows(explanation) -> list[str]:
@@ -40,6 +48,8 @@ def shows(explanation) -> list[str]:
         lambda rewards: np.array(rewards),
         lambda rewards: np.array(rewards, dtype=np.float32)[:, None],
         lambda rewards: (value for value in rewards),
+        lambda rewards: torch.tensor(rewards, requires_grad=True),
+        lambda rewards: torch.tensor(rewards, dtype=torch.bfloat16)[:, None],
     ],
 )
 def test_any_callable_and_any_numbers(wrap) -> None:
@@ -89,6 +99,8 @@ def test_a_method_brings_what_it_says(method: str, has: tuple[int, int]) -> None
         ({"on": "system"}, "not on 'system'"),
         ({"on": "prompt", "rejected": "b"}, "leave out rejected"),
         ({"cache_dir": Path("x")}, "has a fingerprint"),
+        # two that have no name would be taken for one another
+        ({"reward": Named(), "randomised": reward, "cache_dir": Path("x")}, "has a fingerprint"),
         ({"response": ""}, "the text is empty"),
         ({"rejected": " "}, "a response is empty"),
         ({"response": None}, "not a text"),
@@ -120,6 +132,28 @@ def test_one_unit_and_a_constant_reward() -> None:
     assert np.allclose(found.lime.weights, 0) and found.lime.r2 is None and found.shapley.values == (0, 0)
     assert found.anchor.anchors[0].units == () and found.faithfulness.loo_spearman is None
     assert any("the same whatever is removed" in line for line in shows(found))
+
+
+def test_a_reward_that_varies_by_rounding_is_constant() -> None:
+    found = explain(lambda prompt, texts: [0.1 + 5e-17 * len(text) for text in texts], "?", "one two three four")
+    assert found.lime.r2 is None
+
+
+def test_gaps_are_filled_by_any_callable(tmp_path: Path) -> None:
+    so = lambda pieces, which: ["so "] * len(which)  # noqa: E731
+    found = explain(Named(), "?", "a good one", perturbation="infill", infill=so, cache_dir=tmp_path)
+    assert found.lime.weights == pytest.approx((0, 2, 0)) and not list(tmp_path.glob("infills-*"))
+
+
+def test_lines_of_windows_are_lines() -> None:
+    found = explain(reward, "?", "so good\r\nso bad\r\n")
+    assert "\N{REPLACEMENT CHARACTER}" not in html_fragment(found) and "\r" not in html_fragment(found)
+
+
+def test_the_strongest_unit_is_explained_again_where_units_are_chosen_for_the_user() -> None:
+    assert explain(reward, "?", "so good\nso bad\n").drill is not None
+    assert explain(reward, "?", "so good\nso bad\n", drill_down=False).drill is None
+    assert explain(reward, "?", "so good\nso bad\n", units="steps").drill is None
 
 
 def test_ten_thousand_words_are_merged_or_refused() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import zlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -111,6 +112,38 @@ def test_a_model_that_follows_length_as_people_do_is_not_accused_by_the_data() -
     seen = of(found, "length").observed
     assert seen is not None and seen.excess is not None
     assert (seen.excess.value, of(found, "length").observed_verdict) == (pytest.approx(0, abs=0.05), NOTHING)
+
+
+@pytest.mark.parametrize("what", ["length", "position", "scores"])
+def test_what_people_follow_and_the_model_does_not_is_no_fault(what: str) -> None:
+    """A reward that is noise, judged beside people who take the shorter answer, or the first, three times out of four:
+    the difference between the two is people's, on every seed."""
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        noise = Rule(lambda text, seed=seed: zlib.crc32(f"{seed}{text}".encode()) / 2**32)
+        rows = pairs(300, seed, label=lambda a, b, rng=rng: -longer(a, b) * float(rng.choice([1, 1, 1, -1])))
+        if what == "position":
+            rows = [replace(e, label=float(rng.choice([1, 1, 1, -1])), ordered=True) for e in rows]
+        if what == "scores":
+            rows = [Example(e.prompt, e.texts[:1], -float(word_count(e.texts[0]))) for e in rows]
+        found = audit(noise, rows, probes=0)
+        assert [finding.feature for finding in found.alarms] == []
+
+
+def test_words_that_a_reward_goes_by_are_found_and_shown() -> None:
+    """A reward of kettles, less of those who end in "do": by LIME's weights the word has a mean of one reward, and
+    answers with it are read first."""
+    rule = Rule(lambda text: 3.0 * ("kettle" in text.lower()) - ("bado" in text.lower()) + 0.01 * len(text))
+    found = audit(rule, pairs(160, seed=3), probes=0, explained=120)
+    kettle = next(unit for unit in found.units if unit.unit == "kettle")
+    assert kettle.effect is not None and kettle.p is not None and kettle.p < found.level
+    assert kettle.mean * found.sd == pytest.approx(3.0, abs=0.15) and found.units[0] == kettle
+    assert found.explained == 120 and any("kettle" in unit.lower() for unit, _ in found.picks[0].units)
+    assert [pick.coverage for pick in found.picks] == sorted(pick.coverage for pick in found.picks)
+    said = " ".join(describe(found))
+    assert "rewarded “kettle”" in said and "punished “bado”" in said and "To read first (SP-LIME)" in said
+    assert from_json(json.loads(json.dumps(to_json(found)))) == found
+    assert found.picks[0].units[0][0].strip() in html_fragment(found)
 
 
 def test_which_answer_stands_first_in_a_row_changes_nothing() -> None:

@@ -56,6 +56,12 @@ def test_a_removal_takes_its_units_and_leaves_the_rest(text: str, kind: str, dat
         ("well-known fact", "words", "10", "well-known"),
         ("say it: now", "words", "110", "say it"),
         ("a b", "words", "00", ""),
+        ("if a != b:", "words", "1011", "if != b:"),  # a mark that begins a word separates nothing
+        ("edit the .env file", "words", "1011", "edit .env file"),
+        ("Hi :) there", "words", "011", ":) there"),
+        ("use ::before here", "words", "011", "::before here"),
+        ("One sentence. Another one! .NET is third.", "sentences", "101", "One sentence. .NET is third."),
+        ("Stop now !", "words", "101", "Stop!"),
     ],
 )
 def test_repairs_by_hand(text: str, kind: str, mask: str, expected: str) -> None:

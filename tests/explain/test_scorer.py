@@ -12,6 +12,7 @@ import torch
 from alignment.backbone import Backbone
 from alignment.config import BackboneConfig, LoraSettings
 from alignment.engine import Engine
+from alignment.errors import UsageError
 from explain import explain_text
 from explain.ask import Rewards
 from explain.masks import all_masks
@@ -83,6 +84,11 @@ def test_a_real_model_gives_one_table_however_it_is_asked(engine: Engine, tmp_pa
         for mask in all_masks(len(asked))
     ]
     assert np.abs(of_prompt - by_hand).max() < 1e-5
+
+
+def test_what_is_longer_than_the_window_is_refused(engine: Engine) -> None:
+    with pytest.raises(UsageError, match=r"have [\d,]+ tokens together, and the model reads 512; shorten them"):
+        explain_text(EngineScorer(engine), PROMPT, "the quick brown fox. " * 2500, beam=False)
 
 
 def test_a_random_head_is_another_model_and_the_trained_one_stays(engine: Engine) -> None:
