@@ -28,6 +28,15 @@ def wilson(successes: int, n: int, level: float = 0.95) -> Interval:
     return _interval(p, max(centre - half, 0.0), min(centre + half, 1.0), n, level, "Wilson score")
 
 
+def share(values: Numbers) -> Interval:
+    """The mean of numbers in [0, 1]: Wilson's interval where each is 0 or 1, which unlike a bootstrap does not shrink
+    to a point where all are equal; else the bootstrap's."""
+    data = np.asarray(values, dtype=float)
+    if np.isin(data, (0.0, 1.0)).all():
+        return wilson(int(data.sum()), len(data))
+    return bootstrap(data)
+
+
 def paired_wilson(first: Sequence[bool], second: Sequence[bool]) -> Interval:
     """Difference of two proportions on the same items, second minus first, with its 95 % interval.
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from alignment.statistics import Interval, bootstrap
+from alignment.statistics import Interval, share
 
 Tokenizer = Literal["13a", "intl", "char", "none", "zh"]
 Smoothing = Literal["exp", "floor", "add-k", "none"]
@@ -85,11 +85,28 @@ def _corpus(
     }
 
 
+_DIGITS = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+"
+# behind a digit a hyphen is no sign, and behind a digit and a comma begins the next of a list
+NUMBER = re.compile(rf"(?<![\d.])(?<!\d,)-?(?:{_DIGITS})|(?<=\d,)(?:{_DIGITS})")
+
+
 def exact_match(prediction: str, references: Sequence[str], normalize: bool = True) -> bool:
     """Whether the text is one of the references. ``normalize``: letters small, without punctuation, articles and
-    surplus white space, as SQuAD does (Rajpurkar et al. 2016, section 6.1)."""
-    plain = squad_normalized if normalize else str.strip
-    return plain(prediction) in {plain(reference) for reference in references}
+    surplus white space, as SQuAD does (Rajpurkar et al. 2016, section 6.1), but that numbers keep their signs and
+    points (3.5 is not 35), and that texts of which nothing is left ("A", "...") are compared as they stand."""
+    return any(_matches(prediction, reference, normalize) for reference in references)
+
+
+def _matches(text: str, reference: str, normalize: bool) -> bool:
+    both = (squad_normalized(text), squad_normalized(reference)) if normalize else ("", "")
+    if not all(both):
+        return text.strip() == reference.strip()
+    return both[0] == both[1] and numbers(text) == numbers(reference)
+
+
+def numbers(text: str) -> list[float]:
+    """The numbers in a text: 1,000 is one, 1,2,3 are three, and the hyphen of 3-4 is no sign."""
+    return [float(found.replace(",", "")) for found in NUMBER.findall(text)]
 
 
 def squad_normalized(text: str) -> str:
@@ -109,4 +126,4 @@ def pass_at_k(samples: int, right: int, k: int) -> float:
 
 def pass_at_k_of(counts: Sequence[tuple[int, int]], k: int) -> Interval:
     """The mean of ``pass_at_k`` over questions, each with its numbers of samples and of right ones."""
-    return bootstrap([pass_at_k(samples, right, k) for samples, right in counts])
+    return share([pass_at_k(samples, right, k) for samples, right in counts])

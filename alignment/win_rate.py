@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from alignment.calibration import sigmoid
-from alignment.statistics import Interval, Numbers, bootstrap, paired_bootstrap
+from alignment.statistics import Interval, Numbers, paired_bootstrap, share
 
 RIDGE = 1e-4  # per pair, on both coefficients: where all pairs are won, the likelihood alone has no maximum
 ROUNDS = 100
@@ -20,10 +18,10 @@ def preferences(rewards: Numbers, others: Numbers) -> np.ndarray:
 
 def win_rate(preferred: Numbers) -> Interval:
     """The mean of preferences in [0, 1], a tie counted half, with its interval over pairs."""
-    return bootstrap(preferred)
+    return share(preferred)
 
 
-def length_controlled(preferred: Numbers, lengths: Sequence[int], other_lengths: Sequence[int]) -> Interval:
+def length_controlled(preferred: Numbers, lengths: Numbers, other_lengths: Numbers) -> Interval:
     """The win rate that would be, were both texts of every pair equally long.
 
     A logistic regression of the preferences on an intercept and the tanh of the standardized difference in length,

@@ -116,7 +116,7 @@ def missed(config: GateConfig, stage: str, results: Mapping[str, Any]) -> list[M
 
 def _figure(results: Mapping[str, Any], key: str) -> tuple[float | None, float | None]:
     """A figure, and that of the SFT model beside it."""
-    found = results.get(key) or (results.get("ability") or {}).get(key)
+    found = results[key] if key in results else (results.get("ability") or {}).get(key)
     if isinstance(found, Mapping) and "policy" in found:
         return number_of(found["policy"]), number_of(found["sft"])
     return number_of(found), None

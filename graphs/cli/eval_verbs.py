@@ -122,7 +122,7 @@ def eval_report(
     json: Json = False,
     runs_root: RunsRoot = Path("runs"),
 ) -> None:
-    """Write one page of evaluations: figures, paired differences, every sample; and its plots as pictures."""
+    """Write one page of evaluations: figures, paired differences, samples; and its plots as pictures."""
     from graphs.cli import evaluation
     from graphs.cli.output import console, results, write_json
 

@@ -17,6 +17,7 @@ from graphs.cli.output import printable
 from graphs.evaluation import compare as comparisons
 from graphs.evaluation.compare import Finished, detectable
 from graphs.evaluation.measures import RIGHT_OR_WRONG
+from graphs.source import did_you_mean
 
 if TYPE_CHECKING:
     from graphs.evaluation.run import Asked
@@ -44,7 +45,13 @@ def run(names: Sequence[str], models: Sequence[str], asked: Asked) -> dict[str, 
     with Reporter() as report:
         for folder in run_prepared(prepared, models, asked, report):
             folders.append(folder.path)
-    return {"evaluations": [_shown(comparisons.read(path)) for path in folders]}
+    shown = [_shown(comparisons.read(path)) for path in folders]
+    for demand in asked.require:
+        if not any(demand.metric in each["results"]["metrics"] for each in shown):
+            known = list(dict.fromkeys(name for each in shown for name in each["results"]["metrics"]))
+            hint = did_you_mean(demand.metric, known) or f"; there are {', '.join(known)}"
+            raise UsageError(f"{demand} asks for a figure that is not measured{hint}; what was measured is kept")
+    return {"evaluations": shown}
 
 
 def listing(runs_root: Path) -> dict[str, Any]:
@@ -117,7 +124,11 @@ def print_results(found: Sequence[dict[str, Any]], out: Console) -> None:
         for name, figure in results["metrics"].items():
             if isinstance(figure, dict) and "value" in figure:
                 table.add_row(*head, name, _number(name, figure["value"]), _interval(name, figure))
-                head = ["", "", ""]
+            elif isinstance(figure, int | float):
+                table.add_row(*head, name, f"{figure:.4g}", "")
+            else:
+                continue
+            head = ["", "", ""]
     out.print(table)
     for one in found:
         for each in one["results"].get("requirements", []):

@@ -106,6 +106,10 @@ def _choices(subject: Subject, engine: Engine, evaluation: Evaluation, items: Se
     for item in items:
         for choice in item["choices"]:
             before, after = encoded_pair(engine.backbone.chat, item["prompt"], choice, evaluation.delimiter)
+            if not after:
+                raise UsageError(
+                    f"{item['place']}: the choice {choice!r} makes no token of its own after the prompt; set delimiter"
+                )
             _fits(engine, len(before) + len(after) - 1, item)
             rows.append(before + after)
             starts.append(len(before))

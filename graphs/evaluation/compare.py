@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from alignment.errors import SetupError, UsageError
 from alignment.run_dir import read_rows
-from alignment.statistics import bootstrap, paired_wilson
+from alignment.statistics import bootstrap, paired_bootstrap, paired_wilson
 from alignment.win_rate import length_controlled, preferences, win_rate
 from graphs.evaluation.measures import RIGHT_OR_WRONG, by_item
 from graphs.tasks import Row
@@ -85,8 +87,8 @@ def compared(first: Finished, second: Finished) -> dict[str, Any]:
         ids = [one for one in a if one in b]
         if ids:
             metrics[name] = _difference(name, [a[one] for one in ids], [b[one] for one in ids])
-    if "bits_per_byte" in first.results["metrics"]:
-        metrics["bits_per_byte"] = _bits(first, second)
+    if "bits_per_byte" in first.results["metrics"] and (bits := _bits(first, second)):
+        metrics["bits_per_byte"] = bits
     compared: dict[str, Any] = {
         "first": first.name,
         "second": second.name,
@@ -108,30 +110,40 @@ def _difference(name: str, a: list[float], b: list[float]) -> dict[str, Any]:
     return both | {"difference": bootstrap([y - x for x, y in zip(a, b, strict=True)])}
 
 
-def _bits(first: Finished, second: Finished) -> dict[str, Any]:
-    """Of the documents that both have, per byte of each."""
+def _bits(first: Finished, second: Finished) -> dict[str, Any] | None:
+    """Of all the documents that both have together; None where there is none."""
     a, b = ({row["id"]: row for row in one.rows("samples") if "error" not in row} for one in (first, second))
     ids = [one for one in a if one in b and a[one]["bytes"]]
-
-    def bits(rows: dict[str, Row]) -> list[float]:
-        return [-rows[one]["loglikelihood"] / rows[one]["bytes"] / math.log(2) for one in ids]
-
-    return _difference("bits_per_byte", bits(a), bits(b))
+    if not ids:
+        return None
+    size = np.array([a[one]["bytes"] for one in ids], float)
+    bits = [np.array([-rows[one]["loglikelihood"] / math.log(2) for one in ids]) for rows in (a, b)]
+    difference = paired_bootstrap(lambda rows: float((bits[1] - bits[0])[rows].sum() / size[rows].sum()), len(ids))
+    return {
+        "first": float(bits[0].sum() / size.sum()),
+        "second": float(bits[1].sum() / size.sum()),
+        "difference": difference,
+    }
 
 
 def _wins(first: Finished, second: Finished) -> dict[str, Any]:
-    """Of the second, sample by sample."""
+    """Of the second, item by item: samples of one item are no items of their own. Lengths are in characters of what was
+    written, since tokens are of two models, and a council's are those of the whole sitting."""
     rewards = [
         {(row["id"], row["sample"]): row["reward"] for row in one.rows("scores") if "reward" in row}
         for one in (first, second)
     ]
-    lengths = [
-        {(row["id"], row["sample"]): row.get("tokens", 0) for row in one.rows("samples")} for one in (first, second)
+    texts = [
+        {(row["id"], row["sample"]): row.get("text", "") for row in one.rows("samples")} for one in (first, second)
     ]
     keys = [key for key in rewards[0] if key in rewards[1]]
-    preferred = preferences([rewards[1][key] for key in keys], [rewards[0][key] for key in keys])
-    tokens = [[of[key] for key in keys] for of in lengths]
-    controlled = length_controlled(preferred, tokens[1], tokens[0])
+    wins = preferences([rewards[1][key] for key in keys], [rewards[0][key] for key in keys])
+    rows = [
+        {"id": key[0], "won": win, "first": len(texts[0][key]), "second": len(texts[1][key])}
+        for key, win in zip(keys, wins.tolist(), strict=True)
+    ]
+    preferred, mine, other = (list(by_item(rows, name).values()) for name in ("won", "first", "second"))
+    controlled = length_controlled(preferred, other, mine)
     return {"win_rate": win_rate(preferred), "win_rate_at_equal_length": controlled}
 
 

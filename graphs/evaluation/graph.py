@@ -48,7 +48,9 @@ class Limits:
 class Context:
     """What the nodes work with; nothing of it is kept in the state. ``answer`` is the subject, here or in other
     processes; ``items`` are all of the evaluation, ``asked`` the ids of those that are to be answered; ``judge`` scores
-    texts where the reward is measured."""
+    texts where the reward is measured; ``described`` is what ``evaluation.json`` says beside the results. ``together``:
+    items of a batch, where their number decides nothing of what is made of each; None where it does, and then a batch
+    is asked whole."""
 
     answer: Answer
     evaluation: Evaluation
@@ -61,6 +63,8 @@ class Context:
     judge: Judge | None = None
     limits: Limits = Limits()
     require: list[Requirement] = field(default_factory=list)
+    described: dict[str, Any] = field(default_factory=dict)
+    together: int | None = None
 
 
 def generate(state: State, runtime: Runtime[Context]) -> State:
@@ -75,12 +79,12 @@ def generate(state: State, runtime: Runtime[Context]) -> State:
         write_atomic(c.folder.path / "samples.jsonl", to_jsonl(row for rows in kept.values() for row in rows))
     found: list[Row] = []
     asked = [item for item in c.items if item["id"] in c.asked]
-    size = TOGETHER[evaluation.kind]
+    size = c.together or TOGETHER[evaluation.kind]
     # an item's batch is that of its place among all items, whichever of them are asked
     batches = [[item for item in c.items[i : i + size] if item["id"] in c.asked] for i in range(0, len(c.items), size)]
     batches = [batch for batch in batches if batch]
     is_missing = [any(item["id"] not in whole for item in batch) for batch in batches]
-    missing = [batch for batch, absent in zip(batches, is_missing, strict=True) if absent]
+    missing = [_to_ask(c, batch, whole, kept) for batch, absent in zip(batches, is_missing, strict=True) if absent]
     made = c.answer(c.evaluation, c.seed, missing, c.limits.errors > 0)
     began, tokens, done, errors = time.monotonic(), 0, 0, 0
     for step, (batch, absent) in enumerate(zip(batches, is_missing, strict=True), 1):
@@ -88,12 +92,10 @@ def generate(state: State, runtime: Runtime[Context]) -> State:
             if _spent(c.limits, time.monotonic() - began, tokens):
                 break
             rows = next(made)
-            errors += _refuse_errors(c, rows, errors)
             _keep(c.folder, rows, kept)
+            errors += _refuse_errors(c, rows, errors)
             tokens, done = tokens + sum(row.get("tokens", 0) for row in rows), done + 1
-        else:
-            rows = [row for item in batch for row in whole[item["id"]]]
-        found += rows
+        found += [row for item in batch for row in kept[item["id"]]]
         spent = time.monotonic() - began
         c.report(
             {
@@ -107,6 +109,15 @@ def generate(state: State, runtime: Runtime[Context]) -> State:
             }
         )
     return {"samples": found}
+
+
+def _to_ask(c: Context, batch: list[Row], whole: dict[str, list[Row]], kept: dict[str, list[Row]]) -> list[Row]:
+    """The items of a batch that are asked: all of them where the batch's shape decides how sums are rounded, but for
+    one in which an item has failed, whose others were asked alone; else those that are missing."""
+    failed = any("error" in row for item in batch for row in kept.get(item["id"], []))
+    if c.together is None and not failed:
+        return batch
+    return [item for item in batch if item["id"] not in whole]
 
 
 def _sound(rows: list[Row], per_item: int) -> bool:
@@ -170,9 +181,12 @@ def decide(state: State, runtime: Runtime[Context]) -> State:
     """Whether the figures are as required; writes the results."""
     c = runtime.context
     results = state["results"]
-    if c.require:
-        results |= {"requirements": [met(one, results["metrics"]) for one in c.require]}
-    write_atomic(c.folder.path / "results.json", json.dumps(results, indent=1) + "\n")
+    required = [one for one in c.require if one.metric in results["metrics"]]
+    if required:
+        results |= {"requirements": [met(one, results["metrics"]) for one in required]}
+    # together, so that figures never stand beside another judge's name
+    for name, body in (("evaluation", c.described), ("results", results)):
+        write_atomic(c.folder.path / f"{name}.json", json.dumps(body, indent=1) + "\n")
     return {"results": results}
 
 

@@ -11,14 +11,13 @@ import numpy as np
 from alignment import rouge, text_metrics
 from alignment.perplexity import Document, figures
 from alignment.reward_metrics import pair_results
-from alignment.statistics import Interval, bootstrap, wilson
+from alignment.statistics import Interval, bootstrap, share
 from graphs.evaluation.config import Evaluation
 from graphs.tasks import Row
 
 Check = Callable[[str, str], bool | None]
 
 RIGHT_OR_WRONG = ("exact_match", "number", "contains", "solved", "accuracy", "accuracy_norm", "pair_accuracy")
-NUMBER = r"-?\d[\d,]*(?:\.\d+)?"
 
 
 def scored(evaluation: Evaluation, item: Row, sample: Row, check: Check | None = None) -> dict[str, Any]:
@@ -78,14 +77,13 @@ def same_number(text: str, targets: Sequence[str]) -> bool:
 
 
 def last_number(text: str) -> float | None:
-    matches = re.findall(NUMBER, text)
-    return float(matches[-1].replace(",", "")) if matches else None
+    return next(reversed(text_metrics.numbers(text)), None)
 
 
 OF_TEXT: dict[str, Callable[[str, Sequence[str]], bool]] = {
     "exact_match": text_metrics.exact_match,
     "number": same_number,
-    "contains": lambda text, targets: any(target.strip() in text for target in targets),
+    "contains": lambda text, targets: any(target.strip() and target.strip() in text for target in targets),
 }
 
 
@@ -104,7 +102,8 @@ def aggregated(evaluation: Evaluation, items: Sequence[Row], samples: Sequence[R
     for name in names:
         metrics[name] = _mean([score for score in scores if name in score], name)
     if evaluation.kind == "text":
-        metrics |= figures([Document(*(sample[key] for key in Document._fields)) for sample in sound])
+        documents = [Document(*(sample[key] for key in Document._fields)) for sample in sound]
+        metrics |= figures(documents) if any(one.tokens for one in documents) else {}
     if evaluation.kind == "pairs":
         chosen, rejected = zip(*(sample["rewards"] for sample in sound), strict=True)
         lengths = [sample["lengths"][side] for side in (0, 1) for sample in sound]
@@ -115,10 +114,12 @@ def aggregated(evaluation: Evaluation, items: Sequence[Row], samples: Sequence[R
         for name, corpus in (("bleu", text_metrics.bleu), ("chrf", text_metrics.chrf)):
             if name in evaluation.measured:
                 metrics[name] = corpus(texts, targets)
-        metrics["length"] = bootstrap([sample["tokens"] for sample in sound])
+        metrics["length"] = bootstrap(list(by_item(sound, "tokens").values()))
         for k in evaluation.pass_at:
             right = next(name for name in names if name in RIGHT_OR_WRONG)
-            metrics[f"pass@{k}"] = text_metrics.pass_at_k_of(_counts(scores, right), k)
+            counts = [count for count in _counts(scores, right) if count[0] >= k]
+            if counts:
+                metrics[f"pass@{k}"] = text_metrics.pass_at_k_of(counts, k)
     return found | {"metrics": metrics}
 
 
@@ -132,14 +133,13 @@ def by_item(scores: Sequence[Row], name: str) -> dict[str, float]:
 
 
 def _mean(scores: Sequence[Row], name: str) -> Interval:
-    each = by_item(scores, name)
-    if name in RIGHT_OR_WRONG and len(each) == len(scores):
-        return wilson(sum(bool(score[name]) for score in scores), len(scores))
-    return bootstrap(list(each.values()))
+    each = list(by_item(scores, name).values())
+    return share(each) if name in RIGHT_OR_WRONG else bootstrap(each)
 
 
 def _counts(scores: Sequence[Row], name: str) -> list[tuple[int, int]]:
     found: dict[str, list[bool]] = {}
     for score in scores:
-        found.setdefault(score["id"], []).append(bool(score[name]))
+        if name in score:  # not where the sample failed
+            found.setdefault(score["id"], []).append(bool(score[name]))
     return [(len(values), sum(values)) for values in found.values()]

@@ -17,11 +17,12 @@ from typing import Any
 import torch
 import yaml
 
+from agents.endpoint import Endpoint
 from alignment.errors import UsageError
 from alignment.run_dir import Report, RunDir, to_jsonl, write_atomic
 from alignment.scoring import Scorer, function_scorer
 from graphs.environment import machine
-from graphs.evaluation.answers import answered
+from graphs.evaluation.answers import TOGETHER, answered
 from graphs.evaluation.config import Evaluation, load_evaluation
 from graphs.evaluation.graph import Answer, Context, Limits, graph
 from graphs.evaluation.items import chosen_items, load_items
@@ -34,6 +35,7 @@ from graphs.recipe import load_recipe, load_task
 from graphs.source import Source
 from graphs.tasks import Row
 
+OF_TASK = ("metrics", "pass_at", "extract", "samples", "temperature", "max_tokens", "stop")  # may be set for a recipe
 SETS = Path(__file__).with_name("sets")  # evaluations that come with the project, and their rows
 
 
@@ -83,17 +85,21 @@ def prepare(name: str, asked: Asked) -> Prepared:
 
 def _of_recipe(path: Path, run: RunDir | None, asked: Asked) -> Prepared:
     """The held-out prompts of a recipe's task, answered as its evaluation says."""
+    refused = [one for one in asked.overrides if one.partition("=")[0].strip() not in OF_TASK]
+    if refused:
+        raise UsageError(f"{refused[0]}: the prompts are those of the recipe's task; --set takes {', '.join(OF_TASK)}")
     recipe = load_recipe(path, asked.of_recipe)
-    if run is None:
-        run = RunDir.find(recipe.name, asked.runs_root)
     base = Path(run.environment().get("base", run.path)) if run else path.parent
+    if run is None:  # of this name, for its reward model
+        run = RunDir.find(recipe.name, asked.runs_root)
     task = load_task(recipe.task, path.parent)
     rows = task.load(task.Options(**recipe.data), recipe.seed, base).prompts["validation"]
     items = [
-        {"id": hashlib.sha256(row["question"].encode()).hexdigest()[:12], "place": f"question {row['question']!r}"}
+        {"id": asked_id(row["prompt"], row["question"]), "place": f"question {row['question']!r}"}
         | {"prompt": row["prompt"], "question": row["question"], "targets": []}
         for row in rows
     ]
+    items = list({item["id"]: item for item in items}.values())  # the same one twice is one
     checked = task.check(items[0]["question"], "") is not None
     settings = {
         "name": recipe.name,
@@ -112,6 +118,11 @@ def _of_recipe(path: Path, run: RunDir | None, asked: Asked) -> Prepared:
     found = None if named is None else load_function(named)
     function = None if found is None else function_scorer(found.call, found.name)
     return Prepared(evaluation, items, task.check if checked else None, function, run.path if run else None)
+
+
+def asked_id(prompt: Any, question: str) -> str:
+    """A hash of what a task asks: a question whose prompt has changed is another one."""
+    return hashlib.sha256(json.dumps([prompt, question], sort_keys=True).encode()).hexdigest()[:12]
 
 
 def run_evaluations(names: Sequence[str], models: Sequence[str], asked: Asked, report: Report) -> Iterator[RunDir]:
@@ -151,6 +162,8 @@ def _evaluate(one: Prepared, ids: set[str], subject: Subject, answer: Answer, as
     slug = f"{subject.words}-{_digest(one, decided, asked.seed)}"
     folder = RunDir(asked.runs_root / "evaluations" / one.evaluation.name / slug)
     judges = judging(one.evaluation, one.function, asked.judge, one.run, subject, asked.runs_root)
+    # a sitting takes long, so each is kept; a server's texts are paid for, and its batches are its own affair
+    together = 1 if subject.sit is not None else TOGETHER["generate"] if isinstance(subject.engine, Endpoint) else None
     with folder.locked(), judges as (evaluation, judge, judged_by):
         folder.path.mkdir(parents=True, exist_ok=True)
         described = {
@@ -164,7 +177,6 @@ def _evaluate(one: Prepared, ids: set[str], subject: Subject, answer: Answer, as
             "environment": machine(),
             "updated": datetime.now(UTC).isoformat(timespec="seconds"),
         }
-        write_atomic(folder.path / "evaluation.json", json.dumps(described, indent=1) + "\n")
         write_atomic(folder.path / "items.jsonl", to_jsonl(one.items))
         graph.invoke(
             {},
@@ -180,6 +192,8 @@ def _evaluate(one: Prepared, ids: set[str], subject: Subject, answer: Answer, as
                 judge,
                 asked.limits,
                 list(asked.require),
+                described,
+                together,
             ),
         )
     return folder

@@ -1,4 +1,5 @@
-"""Finished evaluations as one self-contained page: figures with intervals, paired comparisons, every sample."""
+"""Finished evaluations as one self-contained page: figures with intervals, paired comparisons, and of every evaluation
+the first 200 items with all that was made of them."""
 
 from __future__ import annotations
 
@@ -100,7 +101,9 @@ def _standalone(svg: str) -> str:
 def _group(number: int, name: str, members: Sequence[Finished]) -> Json:
     first = members[0]
     others = [compared(first, other) for other in members[1:] if _common(first, other)]
-    metrics = list(dict.fromkeys(metric for one in members for metric in _figures(one)))
+    metrics = list(dict.fromkeys(metric for one in members for metric in _told(one)))
+    named = list(zip(told_apart([str(one.about["subject"]) for one in members], members), members, strict=True))
+    items, count = _items(named)
     return {
         "id": f"evaluation-{number}",
         "name": name,
@@ -109,31 +112,37 @@ def _group(number: int, name: str, members: Sequence[Finished]) -> Json:
         "rows": [
             (
                 metric,
-                [(str(one.about["subject"]), *_cell(metric, _figures(one).get(metric))) for one in members],
+                [(name, *_cell(metric, _told(one).get(metric))) for name, one in named],
             )
             for metric in metrics
         ],
         "methods": methods([figure for one in members for figure in _figures(one).values()]),
-        "counts": [(str(one.about["subject"]), _count(one)) for one in members],
+        "counts": [(name, _count(one)) for name, one in named],
         "comparisons": [_comparison(one) for one in others],
         "reliability": [
-            (str(one.about["subject"]), chart)
-            for one in members
+            (name, chart)
+            for name, one in named
             if (chart := reliability_chart(one.results["metrics"].get("reliability") or []))
         ],
-        "items": _items(members),
+        "items": items,
         "kinds": _kinds(members),
-        "more": max(0, len(first.rows("items")) - ITEMS),
+        "more": max(0, count - ITEMS),
         "trees": _trees(members),
         "explanations": [fragment for one in members for fragment in _explanations(one)],
         "settings": [
-            (str(one.about["subject"]), yaml.safe_dump(one.about["evaluation"], sort_keys=False, allow_unicode=True))
-            for one in members
+            (name, yaml.safe_dump(one.about["evaluation"], sort_keys=False, allow_unicode=True)) for name, one in named
         ],
-        "environments": [
-            (str(one.about["subject"]), *views.environment_rows(one.about.get("environment") or {})) for one in members
-        ],
+        "environments": [(name, *views.environment_rows(one.about.get("environment") or {})) for name, one in named],
     }
+
+
+def told_apart(names: Sequence[str], members: Sequence[Finished]) -> list[str]:
+    """The names; of those that are the same the seed is said, and of those that still are, the hash of the folder."""
+    found = list(names)
+    for more in (lambda one: f"seed {one.about['seed']}", lambda one: one.path.name.rpartition("-")[2]):
+        same = {name for name in found if found.count(name) > 1}
+        found = [f"{name}, {more(one)}" if name in same else name for name, one in zip(found, members, strict=True)]
+    return found
 
 
 def _explanations(one: Finished) -> list[tuple[str, Markup]]:
@@ -161,8 +170,21 @@ def _figures(one: Finished) -> Json:
     return {name: figure for name, figure in one.results["metrics"].items() if formats.is_interval(figure)}
 
 
+def _told(one: Finished) -> Json:
+    """Figures with an interval, and plain numbers such as the calibration error."""
+    return {
+        name: figure
+        for name, figure in one.results["metrics"].items()
+        if formats.is_interval(figure) or (isinstance(figure, int | float) and not isinstance(figure, bool))
+    }
+
+
 def _cell(metric: str, figure: Any) -> tuple[str, str]:
-    return (formats.DASH, formats.DASH) if figure is None else formats.interval(figure, _form(metric))
+    if figure is None:
+        return formats.DASH, formats.DASH
+    if not formats.is_interval(figure):
+        return formats.number(figure), formats.DASH
+    return formats.interval(figure, _form(metric))
 
 
 def _form(metric: str) -> Any:
@@ -182,7 +204,9 @@ def _plots(members: Sequence[Finished]) -> list[tuple[str, Markup]]:
         if _form(metric) is None and metric not in DRAWN:
             continue
         shares = _form(metric) is not None
-        rows = [Row(_short(one), _figures(one)[metric]) for one in members if metric in _figures(one)]
+        measured = [one for one in members if metric in _figures(one)]
+        names = told_apart([_short(one) for one in measured], measured)
+        rows = [Row(name, _figures(one)[metric]) for name, one in zip(names, measured, strict=True)]
         panel = Panel("%" if shares else "", rows, factor=100.0 if shares else 1.0)
         found.append((metric, forest(metric, [panel], _form(metric))))
     return found
@@ -213,18 +237,18 @@ def _comparison(one: Json) -> Json:
     return {"subjects": one["subjects"], "n": one["n"], "rows": rows, "wins": wins, "note": note}
 
 
-def _items(members: Sequence[Finished]) -> list[Json]:
-    """Each item with what every subject made of it."""
+def _items(named: Sequence[tuple[str, Finished]]) -> tuple[list[Json], int]:
+    """Each item with what every subject made of it, as many as a page holds; and how many there are."""
     of_each = []
-    for one in members:
+    for name, one in named:
         scores = {(row["id"], row["sample"]): row for row in one.rows("scores")}
         by_item: dict[str, list[Json]] = {}
         for sample in one.rows("samples"):
             score = scores.get((sample["id"], sample["sample"]), {})
             by_item.setdefault(sample["id"], []).append(_sample(sample, score))
-        of_each.append((str(one.about["subject"]), by_item))
+        of_each.append((name, by_item))
     found = []
-    asked = [item for item in members[0].rows("items") if any(item["id"] in rows for _, rows in of_each)]
+    asked = [item for item in named[0][1].rows("items") if any(item["id"] in rows for _, rows in of_each)]
     for item in asked[:ITEMS]:
         answers = [(subject, sample) for subject, rows in of_each for sample in rows.get(item["id"], [])]
         verdicts = {sample["verdict"] for _, sample in answers}
@@ -245,7 +269,7 @@ def _items(members: Sequence[Finished]) -> list[Json]:
                 "kinds": " ".join(kind for kind, is_so in kinds.items() if is_so),
             }
         )
-    return found
+    return found, len(asked)
 
 
 def _sample(sample: Json, score: Json) -> Json:

@@ -43,7 +43,7 @@ def reading(difference: Any) -> str:
     if not is_interval(difference):
         return ""
     low, high = finite(difference["low"]), finite(difference["high"])
-    if low is None or high is None:
+    if low is None or high is None or low == high:
         return "There is no interval, so nothing can be said about a change."
     if low > 0:
         return "The interval lies above zero: a rise."

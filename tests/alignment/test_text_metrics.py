@@ -82,6 +82,31 @@ def test_texts_without_references_are_refused(predictions, references) -> None:
         text_metrics.bleu(predictions, references)
 
 
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("took 3-4", [3, 4]),
+        ("1,2,3", [1, 2, 3]),
+        ("1,000 and 12,3456", [1000, 12, 3456]),
+        ("-5 to +5.", [-5, 5]),
+        ("x = -2.50, y=.5", [-2.5, 0.5]),
+        ("$1,234,567.89", [1234567.89]),
+        ("none", []),
+    ],
+)
+def test_numbers_in_a_text(text: str, found: list[float]) -> None:
+    assert text_metrics.numbers(text) == found
+
+
+@pytest.mark.parametrize(
+    ("text", "reference", "right"),
+    [("", "A", 0), ("the", "An", 0), ("...", "A", 0), ("A", "A", 1), ("-5", "5", 0), ("3.5", "35", 0), ("1/2", "12", 0),
+     ("1,000.", "1000", 1), ("It's 5!", "its 5", 1), ("The cat", "a cat", 1), ("", "", 1)],
+)  # fmt: skip
+def test_a_wrong_answer_is_no_match_once_it_is_normalized(text: str, reference: str, right: int) -> None:
+    assert text_metrics.exact_match(text, [reference]) is bool(right)
+
+
 def test_exact_match() -> None:
     assert text_metrics.exact_match("The Eiffel  Tower!", ["eiffel tower"])
     assert not text_metrics.exact_match("The Eiffel Tower!", ["eiffel tower"], normalize=False)

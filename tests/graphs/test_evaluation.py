@@ -25,7 +25,7 @@ from graphs.evaluation.disagreements import disagreements
 from graphs.evaluation.graph import Limits
 from graphs.evaluation.items import chosen_items, load_items
 from graphs.evaluation.require import met, parsed
-from graphs.evaluation.run import Asked, run_evaluations
+from graphs.evaluation.run import Asked, asked_id, prepare, run_evaluations
 from graphs.evaluation.subject import opened
 
 ROWS = [{"question": f"What is {a} plus {b}?", "answer": f"It is {a + b}."} for a in range(4) for b in range(4)]
@@ -240,6 +240,29 @@ def test_a_budget_ends_between_batches_and_the_rest_comes_later(
     assert whole.path == short.path and whole.results["complete"]
 
 
+def test_what_was_asked_is_not_asked_again(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a batch in which an item fails for good the others are asked once; what was made before a refusal stays."""
+    asked: list[int] = []
+    of_items = answers.answers
+
+    def counting(subject: Any, evaluation: Any, seed: int, items: Any) -> Any:
+        asked.append(len(items))
+        return of_items(subject, evaluation, seed, items)
+
+    monkeypatch.setattr(answers, "answers", counting)
+    path = evaluation_at(tmp_path, [*ROWS[:3], {"question": "long " * 600, "answer": "no"}], **SUMS | MORE)
+    run(path, [str(tiny_model)], limits=Limits(errors=1))
+    assert asked == [4, 1, 1, 1, 1]  # together, and then each alone
+    asked.clear()
+    (found,) = run(path, [str(tiny_model)], limits=Limits(errors=1))
+    assert asked == [1, 1] and found.results["n"] == 4
+    twice = [*ROWS[3:5], {"question": "long " * 600, "answer": "no"}, {"question": "wide " * 600, "answer": "no"}]
+    with pytest.raises(JuntoError, match="more than --max-errors 1"):
+        run(evaluation_at(tmp_path, twice, **SUMS | MORE), [str(tiny_model)], limits=Limits(errors=1))
+    kept = [f for f in (tmp_path / "runs/evaluations/sums").glob("*/samples.jsonl") if f.parent != found.path]
+    assert sum("error" not in json.loads(line) for line in kept[0].read_text().splitlines()) == 2
+
+
 def test_workers_of_ray_make_the_same_samples(tmp_path: Path, tiny_model: Path) -> None:
     pytest.importorskip("ray", reason="Ray is not installed (the extra ray)")
     from graphs.evaluation.workers import over_workers
@@ -279,6 +302,51 @@ def test_pass_at_k_counts_the_samples_of_an_item() -> None:
     assert metrics["contains"]["value"] == metrics["pass@1"]["value"] == pytest.approx(0.5)
     assert metrics["pass@2"]["value"] == pytest.approx(2 / 3)
     assert metrics["contains"]["n"] == 3  # items, not samples: those of one item are not independent
+    samples[0] = {"id": "0", "sample": 0, "error": "too long"}
+    scores[0] = {"id": "0", "sample": 0}
+    metrics = measures.aggregated(wanted, items, samples, scores)["metrics"]
+    assert metrics["pass@2"]["value"] == 0.5 and metrics["pass@1"]["value"] == 0.5  # of two items, and of three
+
+
+def test_nothing_is_in_every_text() -> None:
+    wanted = Evaluation(name="e", kind="generate", data="-", target="t", metrics=["contains"])
+    assert measures.scored(wanted, {"targets": [" "]}, {"text": "any"}) == {"contains": False}
+
+
+def finished(folder: Path, samples: list[Any], scores: list[Any], metrics: Any = None) -> compare.Finished:
+    folder.mkdir(parents=True)
+    for name, rows in (("samples", samples), ("scores", scores)):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return compare.Finished(folder, {"subject": folder.name, "judge": "one"}, {"metrics": metrics or {}})
+
+
+def test_bits_per_byte_are_compared_over_the_corpus(tmp_path: Path) -> None:
+    """Two documents of 4 and of 1,000 bytes: the mean of their own ratios would turn the comparison round."""
+    losses, two = [(8.0, 500.0), (4.0, 700.0)], []
+    for number, own in enumerate(losses):
+        rows = [
+            {"id": str(i), "sample": 0, "loglikelihood": -loss * math.log(2), "bytes": size}
+            for i, (loss, size) in enumerate(zip(own, (4, 1000), strict=True))
+        ]
+        scores = [{"id": row["id"], "sample": 0} for row in rows]
+        two.append(finished(tmp_path / str(number), rows, scores, {"bits_per_byte": {"value": 1}}))
+    found = compare.compared(*two)["metrics"]["bits_per_byte"]
+    assert (found["first"], found["second"]) == (pytest.approx(508 / 1004), pytest.approx(704 / 1004))
+    assert found["difference"]["value"] == pytest.approx(196 / 1004)
+
+
+def test_samples_of_one_item_are_one_win_and_length_is_that_of_the_text(tmp_path: Path) -> None:
+    two = []
+    for number, reward in enumerate((0.0, 1.0)):
+        keys = [(str(i), k) for i in range(10) for k in range(8)]
+        # the first half is won; the second writes the same, and has spent far more tokens on it
+        samples = [{"id": i, "sample": k, "text": "same", "tokens": 10 + 1000 * number} for i, k in keys]
+        scores = [{"id": i, "sample": k, "reward": reward if int(i) < 5 else -reward} for i, k in keys]
+        two.append(finished(tmp_path / str(number), samples, scores))
+    found = compare.compared(*two)
+    assert found["win_rate"]["n"] == 10 and found["win_rate"]["value"] == 0.5
+    assert found["win_rate"]["high"] - found["win_rate"]["low"] > 0.5
+    assert found["win_rate_at_equal_length"]["value"] == pytest.approx(0.5)
 
 
 def test_the_detectable_difference() -> None:
@@ -337,6 +405,16 @@ def test_all_stages_of_a_run_and_its_council(trained: Path) -> None:
             rewards = engine.score([items[r["id"]]["prompt"] for r in rows], [r["text"] for r in rows])
         assert [score["reward"] for score in scores] == pytest.approx(rewards, abs=1e-5)
         assert each[3].rows("samples")[0]["council"]["experts"]
+
+
+def test_another_prompt_of_a_recipe_is_another_question(trained: Path) -> None:
+    recipe = trained / "recipe.yaml"
+    [before] = [prepare(str(recipe), Asked(trained / "runs")).items]
+    user, system = {"role": "user", "content": "4 4"}, {"role": "system", "content": "In French."}
+    assert asked_id([user], "4 4") != asked_id([system, user], "4 4")
+    assert len({item["id"] for item in before}) == len(before)
+    with pytest.raises(UsageError, match="split=test: the prompts are those of the recipe's task; --set takes metrics"):
+        prepare(str(recipe), Asked(trained / "runs", overrides=["split=test"]))
 
 
 def test_a_comparison_is_paired(trained: Path) -> None:
@@ -442,9 +520,14 @@ def test_the_verbs(tmp_path: Path, tiny_model: Path, capsys: pytest.CaptureFixtu
     required = ["--require", "number >= 2", "--limit", "4", "--set", "metrics=[number]"]
     assert main(["eval", "run", str(path), "--model", str(tiny_model), *required, *root]) == 1
     assert "number >= 2 is NOT met" in capsys.readouterr().out
+    several = ["eval", "run", str(path), "plain-text", "--model", str(tiny_model), "--limit", "4", *root]
+    assert main([*several, "--require", "exact_match >= 0"]) == 0  # plain-text has no such figure
+    assert main([*several, "--require", "exact_mach >= 0"]) == 2
+    assert 'did you mean "exact_match"?; what was measured is kept' in capsys.readouterr().err
     assert main(["eval", "run", str(path), "--model", str(tiny_model), "--seed", "1", "--limit", "4", *root]) == 0
     capsys.readouterr()
     names = [one["name"] for one in json.loads(_json(["eval", "ls", *root], capsys))["evaluations"]]
+    names = [name for name in names if name.startswith("sums")]
     assert main(["eval", "compare", *names, *root]) == 0
     assert "4 items in common" in capsys.readouterr().out
 

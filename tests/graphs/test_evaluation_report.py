@@ -71,6 +71,20 @@ def test_every_item_with_both_answers_and_their_kinds(two: list[compare.Finished
     assert "win rate at equal length" in page
 
 
+def test_models_of_one_name_are_told_apart_and_plain_numbers_are_shown(tmp_path: Path) -> None:
+    same = [finished(tmp_path / str(seed), "a/x:sft", [True, False]) for seed in (0, 1, 2)]
+    for seed, one in enumerate(same):
+        one.about["seed"] = min(seed, 1)
+    same[0].results["metrics"]["ece"] = 0.1234
+    hashed = [
+        compare.Finished(one.path.rename(f"{one.path}-{i}f"), one.about, one.results) for i, one in enumerate(same)
+    ]
+    names = evaluations.told_apart(["x:sft"] * 3, hashed)
+    assert names == ["x:sft, seed 0", "x:sft, seed 1, 1f", "x:sft, seed 1, 2f"]
+    page = evaluations.evaluations_page(hashed)
+    assert "a/x:sft, seed 1, 2f" in page and "0.123" in page
+
+
 def test_the_plots_beside_it_are_pictures(two: list[compare.Finished], tmp_path: Path) -> None:
     found = [compare.Finished(one.path, one.about | {"name": "asked"}, one.results) for one in two]
     page, *pictures = evaluations.write_page(found, tmp_path / "out" / "page.html")
