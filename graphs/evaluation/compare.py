@@ -68,6 +68,13 @@ def read(path: Path) -> Finished:
     return Finished(path, about, results)
 
 
+def same_judge(one: Any, other: Any) -> bool:
+    """Whether rewards of two judges, as ``evaluation.json`` names them, are on one scale: a model is its weights,
+    wherever its run lies."""
+    models = [judge.get("reward") if isinstance(judge, dict) else None for judge in (one, other)]
+    return models[0] == models[1] if all(models) else one == other
+
+
 def compared(first: Finished, second: Finished) -> dict[str, Any]:
     """Second minus first on the items that both have: of every metric that items have the paired ``difference`` with
     its interval; where texts were scored by one judge, the ``win_rate`` of the second and that at equal length. Raises
@@ -78,7 +85,7 @@ def compared(first: Finished, second: Finished) -> dict[str, Any]:
         raise UsageError(f"{first.name} and {second.name} have no question in common; compare two of one evaluation")
     names = [key for key in dict.fromkeys(k for row in mine for k in row) if key not in ("id", "sample")]
     names = [name for name in names if any(name in row for row in other)]
-    judged = first.about.get("judge") == second.about.get("judge")
+    judged = same_judge(first.about.get("judge"), second.about.get("judge"))
     metrics: dict[str, Any] = {}
     for name in names:
         if name == "reward" and not judged:

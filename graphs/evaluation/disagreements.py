@@ -12,7 +12,7 @@ from alignment.run_dir import write_atomic
 from explain import explain
 from explain.result import to_json
 from explain.score import EngineScorer
-from graphs.evaluation.compare import Finished
+from graphs.evaluation.compare import Finished, same_judge
 from graphs.tasks import Row
 
 
@@ -40,7 +40,7 @@ def explain_disagreements(first: Finished, second: Finished, count: int, tell: C
     """Explains the largest ones by the judge that scored both, into ``explanations/`` of the second. Raises UsageError
     where no run's reward model has judged both."""
     judge = second.about.get("judge")
-    if not isinstance(judge, dict) or judge != first.about.get("judge"):
+    if not isinstance(judge, dict) or "run" not in judge or not same_judge(judge, first.about.get("judge")):
         raise UsageError(f"{first.name} and {second.name} were not scored by the reward model of one run")
     chosen = disagreements(first, second, count)
     folder = second.path / "explanations"

@@ -10,11 +10,12 @@ from typing import Any
 from alignment.engine import Engine
 from alignment.errors import SetupError, UsageError
 from alignment.run_dir import RunDir
-from alignment.scoring import Scorer
+from alignment.scoring import function_scorer
 from graphs.evaluation.answers import as_scored
 from graphs.evaluation.config import Evaluation
 from graphs.evaluation.graph import Judge
 from graphs.evaluation.subject import Subject, parted
+from graphs.modules import NamedFunction
 
 Judging = tuple[Evaluation, Judge | None, Any]
 
@@ -22,7 +23,7 @@ Judging = tuple[Evaluation, Judge | None, Any]
 @contextmanager
 def judging(
     evaluation: Evaluation,
-    function: Scorer | None,
+    function: NamedFunction | None,
     named: str | None,
     evaluated: Path | None,
     subject: Subject,
@@ -38,7 +39,8 @@ def judging(
         yield evaluation, None, None
         return
     if named is None and function is not None:
-        yield evaluation, function, "the recipe's function"
+        about = {"function": function.name, "sha256": function.sha256}
+        yield evaluation, function_scorer(function.call, function.name), about
         return
     own = RunDir.find(parted(subject.name)[0], runs_root)
     run = RunDir.open(named, runs_root).path if named else evaluated

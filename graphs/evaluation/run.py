@@ -20,7 +20,6 @@ import yaml
 from agents.endpoint import Endpoint
 from alignment.errors import UsageError
 from alignment.run_dir import Report, RunDir, to_jsonl, write_atomic
-from alignment.scoring import Scorer, function_scorer
 from graphs.environment import machine
 from graphs.evaluation.answers import TOGETHER, answered
 from graphs.evaluation.config import Evaluation, load_evaluation
@@ -30,7 +29,7 @@ from graphs.evaluation.judge import judging
 from graphs.evaluation.measures import Check
 from graphs.evaluation.require import Requirement
 from graphs.evaluation.subject import Subject, about, opened, parted
-from graphs.modules import load_function
+from graphs.modules import NamedFunction, load_function
 from graphs.recipe import load_recipe, load_task
 from graphs.source import Source
 from graphs.tasks import Row
@@ -46,7 +45,7 @@ class Prepared:
     evaluation: Evaluation
     items: list[Row]
     check: Check | None = None
-    function: Scorer | None = None
+    function: NamedFunction | None = None
     run: Path | None = None
 
 
@@ -115,8 +114,7 @@ def _of_recipe(path: Path, run: RunDir | None, asked: Asked) -> Prepared:
         written.write_text(yaml.safe_dump(settings), encoding="utf-8")
         evaluation = load_evaluation(written, asked.overrides)
     named = recipe.reward.function
-    found = None if named is None else load_function(named)
-    function = None if found is None else function_scorer(found.call, found.name)
+    function = None if named is None else load_function(named)
     return Prepared(evaluation, items, task.check if checked else None, function, run.path if run else None)
 
 

@@ -160,7 +160,7 @@ def _about(one: Finished) -> list[tuple[str, str]]:
         ("Data", evaluation["data"] if isinstance(evaluation["data"], str) else json.dumps(evaluation["data"])),
         ("Split", evaluation["split"]),
         ("Seed", str(one.about["seed"])),
-        ("Judge", judge["run"] if isinstance(judge, dict) else judge or ""),
+        ("Judge", (judge.get("run") or judge.get("function")) if isinstance(judge, dict) else judge or ""),
         ("Signature", str(one.results["metrics"].get("bleu", {}).get("signature", ""))),
     ]
     return [(term, text) for term, text in rows if text]
