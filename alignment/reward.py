@@ -180,8 +180,8 @@ def _loss(scores: Tensor, targets: Tensor, config: RewardConfig) -> tuple[Tensor
 
 def _score(backbone: Backbone, groups: Sequence[Sequence[list[int]]]) -> Tensor:
     """float32 [N]: the head read at the last token of every text, one group after the other, under the role that is
-    entered. The texts of a group are one sequence in which they share prefixes, where the model can see it so: pairs of
-    hh-rlhf, PandaLM and OASST took 0.5 to 0.6 of the time (two cores with AVX2, 2026-11-29)."""
+    entered. The texts of a group are one sequence in which they share prefixes, where the model can see it so: steps of
+    pairs of hh-rlhf, PandaLM and OASST took 0.5 to 0.6 of the time (by hand, one thread, AVX2, 2026-11-29)."""
     if any(len(texts) > 1 for texts in groups) and prefix_tree.knows(backbone):
         return backbone.scalar("reward", prefix_tree.ends_of(backbone, groups))
     ids, mask = pad([text for texts in groups for text in texts], backbone.chat.pad_id, rounded=True)

@@ -108,9 +108,6 @@ def fit_lime(table: RewardTable) -> LimeExplanation:
     )
 
 
-exact_lime = fit_lime
-
-
 def _held_out(x: np.ndarray, y: np.ndarray, kernel: np.ndarray, shares: np.ndarray) -> float | None:
     """R² on every fifth drawn mask (in the order of drawing, so at random) of a fit on the others."""
     apart = np.arange(len(x)) % _HELD_OUT == _HELD_OUT - 1

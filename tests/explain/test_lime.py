@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from explain.faithful import faithfulness, spearman
-from explain.lime import exact_lime
+from explain.lime import fit_lime
 from explain.masks import all_masks, lime_distances, lime_kernel, lime_probabilities
 from explain.table import RewardTable
 from explain.units import segment
@@ -21,7 +21,7 @@ def table_of(rewards: np.ndarray) -> RewardTable:
 @given(st.lists(st.floats(-10, 10), min_size=1, max_size=12), st.floats(-10, 10))
 def test_a_linear_reward_gives_its_weights_back(weights: list[float], bias: float) -> None:
     table = table_of(bias + all_masks(len(weights)) @ np.array(weights))
-    lime = exact_lime(table)
+    lime = fit_lime(table)
     assert np.allclose(lime.weights, weights, rtol=0, atol=1e-10)
     assert lime.intercept == pytest.approx(bias, abs=1e-9)
     assert lime.reward == pytest.approx(bias + sum(weights), abs=1e-9)
@@ -29,7 +29,7 @@ def test_a_linear_reward_gives_its_weights_back(weights: list[float], bias: floa
 
 
 def test_a_constant_reward_gives_nothing() -> None:
-    lime = exact_lime(table_of(np.full(8, 2.5)))
+    lime = fit_lime(table_of(np.full(8, 2.5)))
     assert np.allclose(lime.weights, 0, atol=1e-12)
     assert lime.r2 is None and lime.prediction == pytest.approx(2.5)
 
@@ -66,14 +66,14 @@ def test_the_exact_fit_is_what_lime_text_samples_towards() -> None:
         weights = dict(found.local_exp[0])
         runs.append([weights[unit] for unit in range(d)])
     mean, error = np.mean(runs, axis=0), np.std(runs, axis=0, ddof=1) / np.sqrt(len(runs))
-    exact = np.array(exact_lime(table_of(reward(all_masks(d)))).weights)
+    exact = np.array(fit_lime(table_of(reward(all_masks(d)))).weights)
     assert error.max() < 0.02  # sharp enough to see a wrong weight
     assert (np.abs(exact - mean) < 5 * error + 1e-3).all()
 
 
 def test_sides_are_independent_in_the_fit() -> None:
     """Unit 0 of a function of unit 1 alone gets no weight: masks of equal size are exchangeable."""
-    lime = exact_lime(table_of((all_masks(4)[:, 1] * 3.0) ** 2))
+    lime = fit_lime(table_of((all_masks(4)[:, 1] * 3.0) ** 2))
     assert np.allclose(lime.weights, [0, 9, 0, 0], atol=1e-9)
 
 
@@ -88,7 +88,7 @@ def test_faithfulness_of_a_linear_reward_by_hand() -> None:
 
 @pytest.mark.parametrize("constant", [table_of(np.full(8, 1.0)), table_of(np.array([2.0, 1.0]))])
 def test_no_rank_correlation_without_variation(constant: RewardTable) -> None:
-    assert faithfulness(constant, exact_lime(constant).weights).loo_spearman is None
+    assert faithfulness(constant, fit_lime(constant).weights).loo_spearman is None
 
 
 @given(st.lists(st.tuples(st.integers(-3, 3), st.integers(-3, 3)), min_size=2, max_size=12))

@@ -8,7 +8,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from explain.lime import exact_lime
+from explain.lime import fit_lime
 from explain.pick import aggregate, matrix, pick, plain, rewarded, weighted
 from explain.table import fill
 from explain.units import segment
@@ -91,7 +91,7 @@ def test_what_is_rewarded_for_sure_is_told_from_noise() -> None:
 
 def test_explanations_of_a_linear_reward_give_its_words_back(words, prompt) -> None:
     texts = [f"{a} word {b}" for a in ("bad", "long") for b in ("good", "plain") for _ in range(6)]
-    found = [weighted(exact_lime(fill(words, prompt, segment(text, "words")))) for text in texts]
+    found = [weighted(fit_lime(fill(words, prompt, segment(text, "words")))) for text in texts]
     units = {unit.unit: unit.mean for unit in aggregate(found)}
     assert units == pytest.approx({"bad": -1.5, "long": -0.25, "good": 2.0, "word": 0.0, "plain": 0.0}, abs=1e-9)
 
