@@ -29,7 +29,7 @@ AGAIN = "and run the same command again (this stage starts over, finished ones a
 
 
 def refuse_nan(stage: str, step: int, *values: float) -> None:
-    """Raises JuntoError where a loss or a gradient norm of ``step`` (from 1) is not finite.
+    """Raises JuntoError where a loss, a gradient norm or a score of ``step`` (from 1) is not finite.
 
     Call it before the optimizer's step, so that no such gradient reaches the weights or a checkpoint.
     """
@@ -38,7 +38,7 @@ def refuse_nan(stage: str, step: int, *values: float) -> None:
     steadier = STEADIER.get(stage, f"lower {stage}.learning_rate or raise {stage}.warmup_steps")
     unit = "iteration" if stage == "ppo" else "step"
     raise JuntoError(
-        f"{stage} {unit} {step}: the loss or its gradient is not a finite number; {steadier} {AGAIN}, or set "
+        f"{stage} {unit} {step}: the loss, its gradient or a score is not a finite number; {steadier} {AGAIN}, or set "
         "backbone.compute_dtype to float32 and add --fresh"
     )
 

@@ -103,6 +103,7 @@ def evaluate_reward(
     examples. ``unit`` is the gain and bias from the head's own output to the unit of the scores (regression)."""
     backbone.scales["reward"] = (1.0, 0.0)
     raw = scores(backbone, [text for example in examples for text in example.texts], "reward", Usage())
+    refuse_nan("reward", config.steps, *raw)  # a margin that is won by infinity has no loss and no gradient
     texts = raw
     if config.normalize == "reference":
         if reference is None:

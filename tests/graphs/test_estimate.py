@@ -48,7 +48,8 @@ def test_the_command(tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFix
     assert main(["estimate", path]) == 0
     text = capsys.readouterr().out
     assert text.startswith("tiny: fits: ") and "not estimated yet: evaluate, council" in text
-    assert [line.split()[0] for line in text.splitlines()[2:5]] == ["sft", "reward", "ppo"]
+    first = [line.split()[0] for line in text.splitlines() if line.strip()]  # lines are as long as the folder's name
+    assert [word for word in first if word in ("sft", "reward", "ppo")] == ["sft", "reward", "ppo"]
 
 
 def test_stages_that_train_nothing_are_not_foretold(tiny_model: Path, tmp_path: Path) -> None:
