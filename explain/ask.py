@@ -142,6 +142,11 @@ def question(prompt: Sequence[Message]) -> str:
     return prompt[_asked(prompt)]["content"]
 
 
+def shown_question(prompt: Sequence[Message]) -> str:
+    """The same for the eye: empty where there is none, as before a plain text."""
+    return question(prompt) if any(message["role"] == "user" for message in prompt) else ""
+
+
 def with_question(prompt: Sequence[Message], text: str) -> list[Message]:
     """The prompt with another last user message."""
     at = _asked(prompt)
@@ -161,8 +166,8 @@ class _Remembered:
     def __init__(self, infill: Infill, prompt: list[Message], cache_dir: Path | None) -> None:
         self._infill, self._prompt = infill, prompt
         self.fingerprint = getattr(infill, "fingerprint", "")  # without one nothing is kept on disk
-        kept = cache_dir is not None and self.fingerprint
-        self._path = cache.file_for(cache_dir, self.fingerprint, "infills") if cache_dir and kept else None
+        folder = cache_dir if self.fingerprint else None
+        self._path = cache.file_for(folder, self.fingerprint, "infills") if folder is not None else None
         self._known = cache.read(self._path, cache.is_texts) if self._path is not None else {}
 
     def __call__(self, pieces: list[str], which: list[int]) -> list[str]:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from explain.ask import Message, Progress, Rewards, Scorer, question
+from explain.ask import Message, Progress, Rewards, Scorer, shown_question
 from explain.lime import fit_lime
 from explain.pick import Picked, UnitWeight, aggregate, pick, rewarded, weighted
 from explain.sample import LEAST, tabulate
@@ -44,7 +44,7 @@ def by_word(
     kept = [unit for at, unit in enumerate(every) if at < KEPT or unit in up or unit in down]
     chosen = pick(found, READ)
     picks = [
-        Picked(question(fit[text][0]), tuple(found[text]), share)
+        Picked(shown_question(fit[text][0]), tuple(found[text]), share)
         for text, share in zip(chosen.texts, chosen.coverage, strict=True)
     ]
     return kept, picks, len(fit)

@@ -82,9 +82,11 @@ def _units(audit: Audit) -> list[str]:
         f"Weightiest of the others, not told from chance: {_quoted(rest) or 'none'}."
     ]
     if audit.picks:
-        asked = ", ".join(f"“{_short(pick.question)}”" for pick in audit.picks)
+        # a plain text answers nothing, and is named by its own beginning
+        named = [pick.question or "".join(unit for unit, _ in pick.units) for pick in audit.picks]
+        read = ", ".join(f"“{_short(name)}”" for name in named)
         lines.append(
-            f"To read first (SP-LIME), the answers to {asked}: their words are {audit.picks[-1].coverage:.0%} of what "
+            f"To read first (SP-LIME), {read}: their words are {audit.picks[-1].coverage:.0%} of what "
             "matters in those explained."
         )
     return lines

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from unicodedata import category
 
-from explain.ask import Message, question
+from explain.ask import shown_question
 from explain.lime import LimeExplanation
 from explain.result import PairExplanation, TextExplanation
 from explain.units import Units
@@ -81,8 +81,7 @@ def asked(explanation: TextExplanation | PairExplanation) -> str:
     """What was asked, or, where the prompt is explained, what was answered."""
     if isinstance(explanation, TextExplanation) and explanation.response is not None:
         return explanation.response
-    prompt: list[Message] = explanation.prompt
-    return question(prompt) if any(message["role"] == "user" for message in prompt) else ""
+    return shown_question(explanation.prompt)
 
 
 def printable(text: str) -> str:

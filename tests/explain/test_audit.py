@@ -146,6 +146,13 @@ def test_words_that_a_reward_goes_by_are_found_and_shown() -> None:
     assert found.picks[0].units[0][0].strip() in html_fragment(found)
 
 
+def test_texts_that_answer_nothing_are_looked_at_too() -> None:
+    rows = [Example([], (text,)) for text in ("kettle bado.", "kettle libo.", "meta nudo.")]
+    found = audit(Rule(lambda text: float("kettle" in text)), rows, probes=0, explained=3)
+    assert found.explained == 3 and found.picks[0].question == ""
+    assert "To read first (SP-LIME), “kettle" in " ".join(describe(found))
+
+
 def test_which_answer_stands_first_in_a_row_changes_nothing() -> None:
     examples = pairs(120, label=longer)
     turned = [replace(e, texts=e.texts[::-1], label=-e.label) if i % 3 else e for i, e in enumerate(examples)]

@@ -409,7 +409,7 @@ def test_all_stages_of_a_run_and_its_council(trained: Path) -> None:
 
 def test_another_prompt_of_a_recipe_is_another_question(trained: Path) -> None:
     recipe = trained / "recipe.yaml"
-    [before] = [prepare(str(recipe), Asked(trained / "runs")).items]
+    before = prepare(str(recipe), Asked(trained / "runs")).items
     user, system = {"role": "user", "content": "4 4"}, {"role": "system", "content": "In French."}
     assert asked_id([user], "4 4") != asked_id([system, user], "4 4")
     assert len({item["id"] for item in before}) == len(before)
