@@ -51,26 +51,36 @@ from benchmarks.explain_tables import (
 from benchmarks.explain_texts import long_text, pairs
 from benchmarks.kept import kept
 from explain.units import MAX_UNITS
+from graphs.environment import machine
 
 UNITS = (8, 24)
 SYNTHETIC_SEEDS = 20
 
 
-def arms(bench: Bench, d: int, folder: Path, there: dict[str, Row]) -> dict[str, Callable[[], Row]]:
-    """What is measured on one pair with d units, in this order; ``there`` holds the rows of the arms before."""
-    counts, first, exact = bench.counts, bench.seed == 0, d <= MAX_UNITS
+def arms(bench: Bench, d: int, there: dict[str, Row]) -> dict[str, Callable[[], Row]]:
+    """What is measured on every pair with d units, in this order; ``there`` holds the rows of the arms before."""
+    counts, exact = bench.counts, d <= MAX_UNITS
     found: dict[str, Callable[[], Row]] = {OURS: lambda: bench.ours(d)}
     if not exact:
         found[SHARP] = lambda: bench.until_sharp(d)
     found[ONE] = lambda: bench.lime(d, 1, counts.timed)
     found[MANY] = lambda: bench.lime(d, BATCH, counts.timed)
     found[CAPTUM] = lambda: bench.captum(d, counts.timed)
-    if exact or first:
+    if exact:
         found[ANCHOR_TEXT] = lambda: bench.anchor_text(d, there[OURS]["tau"])
-        found[ERRORS] = lambda: bench.exact_errors(there[OURS]) if exact else bench.fresh_errors(d, folder / "rewards")
-    if first:
-        found[FULL if exact else ANCHORS] = lambda: bench.lime(d, 1, counts.samples) if exact else bench.our_anchors(d)
+        found[ERRORS] = lambda: bench.exact_errors(there[OURS])
     return found
+
+
+def long_arms(bench: Bench, d: int, folder: Path, there: dict[str, Row]) -> dict[str, Callable[[], Row]]:
+    """What takes so long that it is measured on the first pair alone."""
+    if d <= MAX_UNITS:
+        return {FULL: lambda: bench.lime(d, 1, bench.counts.samples)}
+    return {
+        ERRORS: lambda: bench.fresh_errors(d, folder / "rewards"),
+        ANCHORS: lambda: bench.our_anchors(d),
+        ANCHOR_TEXT: lambda: bench.anchor_text(d, there[OURS]["tau"]),
+    }
 
 
 def warm_up(bench: Bench) -> None:
@@ -89,6 +99,7 @@ def measure(engine: Engine, role: str, count: int, folder: Path, counts: Counts)
     texts, source = pairs(engine, count)
     benches = [Bench(engine, role, pair, number, counts) for number, pair in enumerate(texts)]
     about = {"scorer": benches[0].scorer.fingerprint, "counts": counts._asdict(), "threads": torch.get_num_threads()}
+    about["processor"] = machine()["processor"]
     rows: dict[int, list[dict[str, Row]]] = {d: [{} for _ in benches] for d in UNITS}
     long: dict[str, Row] = {}
     with kept(folder / "rows.jsonl", about) as (known, keep):
@@ -111,10 +122,14 @@ def measure(engine: Engine, role: str, count: int, folder: Path, counts: Counts)
         for units in ("auto", "words"):
             long[units] = row(benches[0], units, "long", partial(long_answer, benches[0], text, units, model))
         warm_up(benches[0])
-        for d in UNITS:
-            for bench, there in zip(benches, rows[d], strict=True):
-                for arm, make in arms(bench, d, folder, there).items():
-                    there[arm] = row(bench, d, arm, make)
+        # pair by pair, so that what is there when it is interrupted is of whole pairs; the longest last
+        for number, bench in enumerate(benches):
+            for d in UNITS:
+                for arm, make in arms(bench, d, rows[d][number]).items():
+                    rows[d][number][arm] = row(bench, d, arm, make)
+        for d in reversed(UNITS):
+            for arm, make in long_arms(benches[0], d, folder, rows[d][0]).items():
+                rows[d][0][arm] = row(benches[0], d, arm, make)
     return {
         "schema_version": 1,
         "texts": source,

@@ -14,7 +14,7 @@ from explain.pair import explain_pair
 from explain.perturb import Infill
 from explain.result import PairExplanation, TextExplanation
 from explain.text import explain_text
-from explain.units import Span
+from explain.units import Frozen
 
 Reward = Callable[[Any, list[str]], Any]
 
@@ -30,7 +30,7 @@ def explain(
     perturbation: str = "remove",
     infill: Infill | None = None,
     on: str = "response",
-    frozen: Sequence[Span] = (),
+    frozen: Sequence[Frozen] = (),
     tau: float | None = None,
     threshold: float = PRECISION,
     beam: bool = False,
@@ -72,9 +72,9 @@ def explain(
     }
     if rejected is None:
         return explain_text(scorer, messages, response, tau, on=on, frozen=frozen, **common)
-    if on != "response" or len(frozen) or tau is not None:
-        raise ValueError("on, frozen and tau are for one response; leave them out, or leave out rejected.")
-    return explain_pair(scorer, messages, response, rejected, **common)
+    if on != "response" or tau is not None:
+        raise ValueError("on and tau are for one response; leave them out, or leave out rejected.")
+    return explain_pair(scorer, messages, response, rejected, frozen=frozen, **common)
 
 
 def as_scorer(reward: Reward | Scorer, plain: bool = False, cached: bool = False) -> Scorer:

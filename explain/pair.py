@@ -24,7 +24,7 @@ from explain.sample import tabulate
 from explain.shapley import shapley
 from explain.table import RewardTable
 from explain.text import agreements, anchors, drilled, known_method
-from explain.units import MAX_UNITS, Units, segment
+from explain.units import MAX_UNITS, Frozen, Units, segment
 
 
 def explain_pair(
@@ -42,6 +42,7 @@ def explain_pair(
     method: str = "all",
     perturbation: str = "remove",
     infill: Infill | None = None,
+    frozen: Sequence[Frozen] = (),
     drill_down: bool = False,
     randomised: Scorer | None = None,
     seed: int = 0,
@@ -52,11 +53,12 @@ def explain_pair(
 
     Nothing is swapped where `chosen` is not the better one: the margin is then negative. units: also "diff", the
     spans in which the two differ. perturbation: also "swap": a unit that is off becomes what the other response has
-    in its place ("auto" then is "diff"). The other arguments and errors are those of `explain_text`.
+    in its place ("auto" then is "diff"). frozen: texts that are never removed, in whichever of both they are
+    written. The other arguments and errors are those of `explain_text`.
     """
     known_method(method)
     # Both are cut before anything is scored, so that a refusal costs nothing.
-    cut = cut_pair(chosen, rejected, units, max_units, perturbation)
+    cut = cut_pair(chosen, rejected, units, max_units, perturbation, frozen)
     tables = pair_tables(
         [Rewards(scorer, prompt, side, cache_dir, progress, perturbation=perturbation, infill=infill) for side in cut],
         seed,
@@ -75,16 +77,36 @@ def explain_pair(
     )
 
 
-def cut_pair(chosen: str, rejected: str, units: str, max_units: int, perturbation: str) -> tuple[Units, Units]:
+def cut_pair(
+    chosen: str, rejected: str, units: str, max_units: int, perturbation: str, frozen: Sequence[Frozen] = ()
+) -> tuple[Units, Units]:
     """The units of both responses. Raises ValueError (one sentence) where they cannot be cut so."""
     for text in (chosen, rejected):
         if not text.strip():
             raise ValueError("There is nothing to explain: a response is empty.")
+    texts = known_frozen(frozen, chosen, rejected)
     if units == "diff" or (perturbation == "swap" and units == "auto"):
+        if texts:
+            raise ValueError("Nothing can be frozen where the units are the differences; choose sentences or words.")
         return diff_units(chosen, rejected, max_units)
     if perturbation == "swap":
         raise ValueError(f"The perturbation swap goes with the units diff, not with {units}; choose diff or auto.")
-    return segment(chosen, units, max_units), segment(rejected, units, max_units)
+    first, second = (
+        segment(text, units, max_units, [one for one in texts if one in text]) for text in (chosen, rejected)
+    )
+    return first, second
+
+
+def known_frozen(frozen: Sequence[Frozen], chosen: str, rejected: str) -> list[str]:
+    """What is frozen, all of it as text. Raises ValueError (one sentence) for what is in neither response."""
+    texts = []
+    for one in frozen:
+        if not isinstance(one, str):
+            raise ValueError("For two responses, what is frozen is given as text, since a span is in one of them.")
+        if not one or (one not in chosen and one not in rejected):
+            raise ValueError(f"{one!r} is to be frozen and is in neither response; write it as it stands there.")
+        texts.append(one)
+    return texts
 
 
 def pair_tables(asks: Sequence[Rewards], seed: int = 0, budget: int | None = None) -> tuple[RewardTable, RewardTable]:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from explain.units import Units
+from explain.units import Span, Units
 
 PLACEHOLDER = "..."
 Render = Callable[[Units, Sequence[bool]], str]
@@ -30,17 +30,22 @@ def remove(units: Units, mask: Sequence[bool]) -> str:
     """The kept units, with white space and separators repaired where something is gone.
 
     Nothing else is touched: no text changes but next to a removed unit, and at the end. There, a comma, semicolon,
-    colon or dash that separates nothing any more goes, two spaces become one, a line that ended still ends, and the
-    end has the white space of the text's own end. All kept gives the very text.
+    colon or dash that separates nothing any more goes (but never one that is frozen), two spaces become one, a line
+    that ended still ends, and the end has the white space of the text's own end. All kept gives the very text.
     """
     kept, gone = _pieces(units, mask)
     if not any(gone):
         return units.text
-    out = kept[0]
-    for removed, piece in zip(gone, kept[1:], strict=True):
-        out = _mend(out, removed, piece) if removed else out + piece
-    if gone[-1] and not kept[-1]:
-        out = _unhung(out) if not out.endswith("\n") else out
+    out, floor = "", 0  # what is before the floor is frozen or before something frozen
+    for removed, (start, end) in zip(["", *gone], kept, strict=True):
+        piece = units.text[start:end]
+        fixed = [span for span in units.fixed if start <= span[0] < end]
+        leads = bool(fixed) and not units.text[start : fixed[0][0]].strip()
+        out = _mend(out, removed, piece, floor, leads) if removed else out + piece
+        if fixed:
+            floor = len(out) - (end - fixed[-1][1])
+    if gone[-1] and not piece and not out.endswith("\n"):
+        out = _unhung(out, floor)
     return out.rstrip() + units.text[len(units.text.rstrip()) :] if out.strip() else ""
 
 
@@ -118,44 +123,46 @@ def _put(units: Units, mask: Sequence[bool], replaced: Sequence[str]) -> str:
     return "".join([*pieces, units.text[position:]])
 
 
-def _pieces(units: Units, mask: Sequence[bool]) -> tuple[list[str], list[str]]:
-    """The kept pieces, and what is gone between each two of them (maybe nothing)."""
-    kept: list[str] = [""]
+def _pieces(units: Units, mask: Sequence[bool]) -> tuple[list[Span], list[str]]:
+    """The spans that are kept, and what is gone between each two of them (maybe nothing)."""
+    kept: list[Span] = []
     gone: list[str] = []
     position = 0
     for (start, end), keep in zip(units.spans, mask, strict=True):
         if keep or start == end:
             continue
         if start > position or not gone:
-            kept[-1] += units.text[position:start]
+            kept.append((position, start))
             gone.append("")
-            kept.append("")
         gone[-1] += units.text[start:end]
         position = end
-    kept[-1] += units.text[position:]
+    kept.append((position, len(units.text)))
     return kept, gone
 
 
-def _mend(left: str, removed: str, right: str) -> str:
-    """Join what stands on the two sides of a gap."""
+def _mend(left: str, removed: str, right: str, floor: int, leads: bool) -> str:
+    """Join what stands on the two sides of a gap. leads: the first of the right one is frozen."""
     if not right:
         return left
     if not left or left.endswith("\n"):
         # A line may begin with white space (code); what is left of a line may not, nor with a separator.
-        return left + (right if removed.endswith("\n") else right[_length(_LEADING, right) :])
+        rest = right.lstrip(" \t") if leads else right[_length(_LEADING, right) :]
+        return left + (right if removed.endswith("\n") else rest)
     tail = removed[len(removed.rstrip()) :]
     if "\n" in tail:  # what is left of the line still ends there
-        return _unhung(left) + tail + right
+        return _unhung(left, floor) + tail + right
     if _ENDS.match(right):
-        return _unhung(left) + right
+        return _unhung(left, floor) + right
     if left[-1] in " \t":
         return left + right.lstrip(" \t")
     return left + right
 
 
-def _unhung(left: str) -> str:
+def _unhung(left: str, floor: int) -> str:
     """What stands before a gap without white space at its end and without a mark that separates it from nothing."""
     body = left.rstrip(" \t")
+    if len(body) <= floor:
+        return body
     if body[-1:] in tuple(",;:—") or (body[-1:] in ("-", "–") and body[-2:-1] in (" ", "\t")):
         body = body[:-1].rstrip(" \t")
     return body

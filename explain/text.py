@@ -18,7 +18,7 @@ from explain.result import METHODS, Drill, TextExplanation
 from explain.sample import tabulate
 from explain.shapley import ShapleyExplanation, shapley
 from explain.table import RewardTable
-from explain.units import MAX_UNITS, Span, drill, segment
+from explain.units import MAX_UNITS, Frozen, drill, segment
 
 
 def explain_text(
@@ -37,7 +37,7 @@ def explain_text(
     perturbation: str = "remove",
     infill: Infill | None = None,
     on: str = "response",
-    frozen: Sequence[Span] = (),
+    frozen: Sequence[Frozen] = (),
     drill_down: bool = False,
     randomised: Scorer | None = None,
     seed: int = 0,
@@ -52,9 +52,9 @@ def explain_text(
     import takes about ten seconds). cache_dir: where rewards are kept between calls. progress: called with
     (scored, to score). method: "lime" (always included), "anchor", "shapley" or "all". perturbation: "remove",
     "placeholder" or "infill", the last by `infill`. on: "response", or "prompt": the units are those of the last user
-    message, and the response stays. frozen: spans (start, end) that are never removed. drill_down: explain the
-    strongest unit again by its words. randomised: a scorer whose head was drawn anew, to compare with. seed,
-    budget: for what is sampled; masks at most, for each method.
+    message, and the response stays. frozen: spans (start, end), or texts wherever they are written, that are never
+    removed. drill_down: explain the strongest unit again by its words. randomised: a scorer whose head was drawn
+    anew, to compare with. seed, budget: for what is sampled; masks at most, for each method.
 
     Raises ValueError (one sentence) for an empty response, too many units, an impossible threshold, an unknown
     option.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -13,6 +14,7 @@ MAX_SAMPLED = 500  # of a kind that is named; ten texts are scored for each
 DRILL = 6  # parts of one unit: another 64 texts
 
 Span = tuple[int, int]
+Frozen = Span | str  # a text stands for all places where it is written
 
 # A sentence ends at a line's end, or at its closing mark before white space. "1." of a list, "3.5", and an
 # abbreviation before a small letter ("e.g. this") do not end one; full-width marks need no space after them.
@@ -20,9 +22,10 @@ _SENTENCE_END = re.compile(
     r"""(?<!^\d)(?<!^\d\d)(?<![.!?…])[.!?…]+["'”’)\]]*(?=\s)(?!\s+[a-z])  |  [。！？]+[”’」』）]*  |  \n""",
     re.M | re.X,
 )
-# A word is a run without white space; Han characters and kana, written without spaces, stand one by one.
-_CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
-_WORD = re.compile(rf"[{_CJK}]|[^\s{_CJK}]+")
+# A word is a run without white space; Han characters and kana, written without spaces, stand one by one, each with
+# its own marks (a voiced kana may be two code points, a Han character may be followed by a selector of its variant).
+_CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+_WORD = re.compile(rf"[{_CJK}][\u3099\u309a\ufe00-\ufe0f\U000e0100-\U000e01ef]*|[^\s{_CJK}]+")
 _LINE = re.compile(r"^[^\S\n]*\S", re.M)
 # A phrase begins after a comma, semicolon, colon or dash, and at a word that leads a clause.
 _PAUSE = re.compile(r"[,;:]+[\"'”’)\]]*\s+(?=\S)|\s[-–—]{1,3}\s+(?=\S)|—(?=\w)|[，；：、]+(?=\S)")
@@ -53,6 +56,19 @@ class Units:
     def __getitem__(self, index: int) -> str:
         start, end = self.spans[index]
         return self.text[start:end]
+
+    @cached_property
+    def fixed(self) -> tuple[Span, ...]:
+        """What is in no unit, without the white space around it."""
+        gaps = zip(
+            [0, *(end for _, end in self.spans)], [*(start for start, _ in self.spans), len(self.text)], strict=True
+        )
+        pieces = [(start, self.text[start:end]) for start, end in gaps]
+        return tuple(
+            (start + len(piece) - len(piece.lstrip()), start + len(piece.rstrip()))
+            for start, piece in pieces
+            if piece.strip()
+        )
 
     def render(self, mask: Sequence[bool]) -> str:
         """The text with only the units kept whose mask entry is true; all true gives the very text."""
@@ -109,25 +125,24 @@ def words(text: str) -> tuple[Span, ...]:
 KINDS = {"steps": steps, "sentences": sentences, "phrases": phrases, "words": words}  # from coarse to fine
 
 
-def segment(text: str, units: str = "auto", max_units: int = MAX_UNITS, frozen: Sequence[Span] = ()) -> Units:
+def segment(text: str, units: str = "auto", max_units: int = MAX_UNITS, frozen: Sequence[Frozen] = ()) -> Units:
     """Cut a text into units.
 
     units: "steps", "sentences", "phrases", "words", or "auto": the coarsest of them that yields at least two units,
     else words; where "auto" yields more than `max_units`, neighbours are merged. A kind that is named may have more,
-    and is then sampled. frozen: spans (start, end) that no unit holds, so that they are never removed.
+    and is then sampled. frozen: spans (start, end), or texts wherever they are written, that no unit holds,
+    so that they are never removed.
 
-    Raises ValueError (one sentence) for a blank text, an unknown kind, a frozen span outside the text, nothing left
-    to remove, and a named kind with more than `MAX_SAMPLED` units.
+    Raises ValueError (one sentence) for a blank text, an unknown kind, what is frozen and not in the text, nothing
+    left to remove, and a named kind with more than `MAX_SAMPLED` units.
     """
     known_most(max_units)
     if not text.strip():
         raise ValueError("There is nothing to explain: the text is empty.")
-    for start, end in frozen:
-        if not 0 <= start <= end <= len(text):
-            raise ValueError(f"The frozen span {start} to {end} is not within the text of {len(text)} characters.")
+    fixed = [span for one in frozen for span in _places(text, one)]
 
     def cut(kind: str) -> tuple[Span, ...]:
-        return _without(text, KINDS[kind](text), frozen)
+        return _without(text, KINDS[kind](text), fixed)
 
     if not cut("words"):
         raise ValueError("There is nothing to explain: all of the text is frozen.")
@@ -168,6 +183,19 @@ def _tile(text: str, starts: list[int]) -> tuple[Span, ...]:
     if not starts:
         return ()
     return tuple(zip([0, *starts[1:]], [*starts[1:], len(text)], strict=True))
+
+
+def _places(text: str, frozen: Frozen) -> list[Span]:
+    """Where it is in the text. Raises ValueError where that is nowhere."""
+    if isinstance(frozen, str):
+        found = [match.span() for match in re.finditer(re.escape(frozen), text)] if frozen else []
+        if not found:
+            raise ValueError(f"{frozen!r} is to be frozen and is not in the text; write it as it stands there.")
+        return found
+    start, end = frozen
+    if not 0 <= start <= end <= len(text):
+        raise ValueError(f"The frozen span {start} to {end} is not within the text of {len(text)} characters.")
+    return [frozen]
 
 
 def _without(text: str, spans: Sequence[Span], frozen: Sequence[Span]) -> tuple[Span, ...]:

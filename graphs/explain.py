@@ -17,7 +17,7 @@ from langgraph.runtime import Runtime
 from explain.anchors import PRECISION
 from explain.ask import Progress, Rewards, Scorer, question
 from explain.pair import cut_pair, explain_tables, pair_tables
-from explain.perturb import Infill
+from explain.perturb import Infill, known_perturbation
 from explain.result import to_json
 from explain.sample import tabulate
 from explain.table import RewardTable
@@ -28,7 +28,8 @@ from explain.units import MAX_UNITS, Units, segment
 class ExplainInput(TypedDict, total=False):
     """prompt and chosen are required; with `rejected` the pair is explained, without it the one response.
 
-    units, method, perturbation, on: see explain.explain_text; "on" the prompt is for one response.
+    units, method, perturbation, on, frozen: see explain.explain_text; "on" the prompt is for one response, and what is
+    frozen is given as texts.
     """
 
     prompt: list[dict[str, str]]
@@ -39,6 +40,7 @@ class ExplainInput(TypedDict, total=False):
     method: str
     perturbation: str
     on: str
+    frozen: list[str]
 
 
 class ExplainState(ExplainInput, total=False):
@@ -78,20 +80,26 @@ class ExplainContext:
         )
 
 
-def score(state: ExplainState, runtime: Runtime[ExplainContext]) -> dict[str, Any]:
-    """Fill one reward table per response."""
-    context, units = runtime.context, state.get("units", "auto")
-    rejected, on = state.get("rejected"), state.get("on", "response")
-    known_method(state.get("method", "all"))  # before anything is scored
+def cut(state: ExplainState, max_units: int = MAX_UNITS) -> tuple[Units, ...]:
+    """The units of each response, or of the prompt. Raises ValueError (one sentence) for what cannot be asked."""
+    units, how = state.get("units", "auto"), state.get("perturbation", "remove")
+    rejected, on, frozen = state.get("rejected"), state.get("on", "response"), state.get("frozen", [])
+    known_method(state.get("method", "all"))
+    known_perturbation(how)
     known_place(on, units, rejected is not None)
     if rejected is not None:
-        cut = cut_pair(state["chosen"], rejected, units, context.max_units, state.get("perturbation", "remove"))
-        asks = [context.rewards(state, side) for side in cut]
+        return cut_pair(state["chosen"], rejected, units, max_units, how, frozen)
+    return (segment(question(state["prompt"]) if on == "prompt" else state["chosen"], units, max_units, frozen),)
+
+
+def score(state: ExplainState, runtime: Runtime[ExplainContext]) -> dict[str, Any]:
+    """Fill one reward table per response."""
+    context = runtime.context
+    asks = [context.rewards(state, units) for units in cut(state, context.max_units)]
+    if len(asks) == 2:
         tables = list(pair_tables(asks, context.seed, context.budget))
     else:
-        text = question(state["prompt"]) if on == "prompt" else state["chosen"]
-        ask = context.rewards(state, segment(text, units, context.max_units))
-        tables = [tabulate(ask, context.seed, context.budget)]
+        tables = [tabulate(asks[0], context.seed, context.budget)]
     return {"tables": [table.to_json() for table in tables]}
 
 

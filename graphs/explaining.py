@@ -23,6 +23,35 @@ class How:
     drill_down: bool | None = None
     randomise: bool = False
     png: Path | None = None
+    frozen: tuple[str, ...] = ()
+
+
+def known(prompt: Any, responses: list[str], how: How) -> None:
+    """Raises UsageError where this cannot be asked; before a model is loaded."""
+    from graphs.explain import cut
+
+    try:
+        cut(state_of(prompt, responses, how))
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    if how.perturbation == "swap" and len(responses) == 1:
+        raise UsageError("the perturbation swap needs two responses; use explain pair, or choose remove")
+    if how.perturbation == "infill" and how.on == "prompt":
+        raise UsageError("the policy fills gaps of a response, not of a prompt; choose another --perturbation")
+
+
+def state_of(prompt: Any, responses: list[str], how: How) -> Any:
+    """What the graph starts from."""
+    state = {
+        "prompt": prompt,
+        "chosen": responses[0],
+        "units": how.units,
+        "method": how.method,
+        "perturbation": how.perturbation,
+        "on": how.on,
+        "frozen": list(how.frozen),
+    }
+    return state | ({"rejected": responses[1]} if len(responses) == 2 else {})
 
 
 def explanation_of(
@@ -39,16 +68,7 @@ def explanation_of(
     def progress(scored: int, total: int) -> None:
         report({"stage": "explain", "step": scored, "total": total})
 
-    state: Any = {
-        "prompt": prompt,
-        "chosen": responses[0],
-        "units": how.units,
-        "method": how.method,
-        "perturbation": how.perturbation,
-        "on": how.on,
-    }
-    if len(responses) == 2:
-        state["rejected"] = responses[1]
+    state = state_of(prompt, responses, how)
     try:
         context = ExplainContext(
             FunctionScorer(function) if function else EngineScorer(engine),

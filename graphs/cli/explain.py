@@ -12,7 +12,7 @@ from typing import Any
 from alignment.errors import UsageError
 from alignment.run_dir import RunDir, write_atomic
 from graphs.cli.progress import Reporter
-from graphs.explaining import How, explanation_of
+from graphs.explaining import How, explanation_of, known
 from graphs.recipe import load_task
 from graphs.report import write_report
 
@@ -60,12 +60,12 @@ def _explain(run: RunDir, question: str, responses: list[str], how: How, compute
     for response in responses:
         if not response.strip():
             raise UsageError("a response to explain is empty; give some text")
-    _known(how, len(responses) == 2)
     config = run.config()
     task = load_task(config["task"], run.path)
     # a system text of the data stood before every training prompt, so it stands here too
     prompt = task.prompt(task.validate_question(question), persona=(config.get("data") or {}).get("system") or "")
 
+    known(prompt, responses, how)
     from alignment.engine import Engine
 
     function = str((config.get("reward") or {}).get("function") or "")
@@ -83,23 +83,6 @@ def _explain(run: RunDir, question: str, responses: list[str], how: How, compute
     if how.png is not None:
         _draw(explanation, how.png)
     return explanation
-
-
-def _known(how: How, pair: bool) -> None:
-    """Refuse an option before a model is loaded."""
-    from explain.perturb import known_perturbation
-    from explain.text import known_method, known_place
-
-    try:
-        known_method(how.method)
-        known_place(how.on, how.units, pair)
-        known_perturbation(how.perturbation)
-    except ValueError as error:
-        raise UsageError(str(error)) from error
-    if how.perturbation == "swap" and not pair:
-        raise UsageError("the perturbation swap needs two responses; use explain pair, or choose remove")
-    if how.perturbation == "infill" and how.on == "prompt":
-        raise UsageError("the policy fills gaps of a response, not of a prompt; choose another --perturbation")
 
 
 def _draw(explanation: dict[str, Any], path: Path) -> None:

@@ -30,6 +30,10 @@ Drill = Annotated[
     typer.Option("--drill/--no-drill", help="Explain the strongest unit again by word; default: where units are auto."),
 ]
 Randomise = Annotated[bool, typer.Option("--randomise", help="Compare with the same model under a random head.")]
+Freeze = Annotated[
+    list[str] | None,
+    typer.Option("--freeze", metavar="TEXT", help="Never remove this text, wherever it is written; may be repeated."),
+]
 Png = Annotated[Path | None, typer.Option("--png", help="Also draw the explanation into this file.")]
 ComputeDtype = Annotated[
     str, typer.Option("--compute-dtype", help="float32 is exact; bfloat16 saves memory, and its noise shows.")
@@ -49,6 +53,7 @@ def explain_text(
     budget: Budget = None,
     drill: Drill = None,
     randomise: Randomise = False,
+    freeze: Freeze = None,
     png: Png = None,
     json: Json = False,
     compute_dtype: ComputeDtype = "float32",
@@ -62,7 +67,7 @@ def explain_text(
 
     with results(json) as out:
         kept = RunDir.open(run_name, runs_root)
-        how = explain.How(units, method, perturbation, on, seed, budget, drill, randomise, png)
+        how = explain.How(units, method, perturbation, on, seed, budget, drill, randomise, png, tuple(freeze or ()))
         print_explanation(explain.explain_text(kept, question, response, units, compute_dtype, how), json, out)
 
 
@@ -79,6 +84,7 @@ def explain_pair(
     budget: Budget = None,
     drill: Drill = None,
     randomise: Randomise = False,
+    freeze: Freeze = None,
     png: Png = None,
     json: Json = False,
     compute_dtype: ComputeDtype = "float32",
@@ -92,7 +98,9 @@ def explain_pair(
 
     with results(json) as out:
         kept = RunDir.open(run_name, runs_root)
-        how = explain.How(units, method, perturbation, "response", seed, budget, drill, randomise, png)
+        how = explain.How(
+            units, method, perturbation, "response", seed, budget, drill, randomise, png, tuple(freeze or ())
+        )
         print_explanation(explain.explain_pair(kept, question, first, second, units, compute_dtype, how), json, out)
 
 

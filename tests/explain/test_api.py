@@ -211,6 +211,40 @@ def test_frozen_text_stays_in_every_text() -> None:
     assert seen and all(text.startswith("Final answer: 42") for text in seen)
 
 
+def test_text_frozen_in_a_pair_stays_on_whichever_side_has_it() -> None:
+    seen = []
+
+    def asked(prompt, texts):
+        seen.append(texts)
+        return reward(prompt, texts)
+
+    first, second = "Answer: 42 is good. Answer: 43 is bad", "Some say 42. Sincerely yours"
+    found = explain(asked, "?", first, rejected=second, frozen=["Answer:", "Sincerely yours"], units="words")
+    of_first = [text for texts in seen for text in texts if text.count("Answer:") == 2]
+    of_second = [text for texts in seen for text in texts if "Sincerely yours" in text]
+    assert len(of_first) == len(set(of_first)) and len(of_second) == len(set(of_second))
+    assert len(of_first) + len(of_second) == sum(map(len, seen))
+    assert len(found.chosen.margin_weights) == 6 and len(found.rejected.margin_weights) == 3
+
+
+@pytest.mark.parametrize(
+    ("rejected", "frozen", "units", "says"),
+    [
+        (None, ["nowhere"], "auto", "'nowhere' is to be frozen and is not in the text"),
+        (None, [""], "auto", "'' is to be frozen"),
+        (None, [(0, 99)], "auto", "The frozen span 0 to 99 is not within the text of 8 characters"),
+        ("so bad", ["nowhere"], "auto", "'nowhere' is to be frozen and is in neither response"),
+        ("so bad", [""], "auto", "'' is to be frozen"),
+        ("so bad", [(0, 1)], "auto", "what is frozen is given as text"),
+        ("so bad", ["so"], "diff", "Nothing can be frozen where the units are the differences"),
+        ("so bad", ["so bad"], "words", "all of the text is frozen"),
+    ],
+)
+def test_what_cannot_be_frozen_is_refused_in_a_sentence(rejected, frozen, units, says) -> None:
+    with pytest.raises(ValueError, match=says):
+        explain(reward, "?", "all good", rejected=rejected, frozen=frozen, units=units)
+
+
 def test_a_seed_gives_the_same_bytes_and_sampled_words_have_errors() -> None:
     text = "it is a good thing that we can all go on with so bad a day"
 

@@ -88,6 +88,23 @@ def test_frozen_text_between_removed_units_stays_once() -> None:
     assert placeholder(units, [False, False]) == "keep ... keep ... keep"
 
 
+@given(
+    st.lists(st.sampled_from(["a", "b,", "::", ",", ";", "-", ":)", ".", "c.", " ", "\n"]), max_size=12), st.randoms()
+)
+def test_what_is_frozen_is_never_repaired_away(parts: list[str], draws) -> None:
+    text, spans, frozen = "", [], []
+    for part in parts:
+        (spans if draws.random() < 0.6 else frozen).append((len(text), len(text) + len(part)))
+        text += part + draws.choice(["", " "])
+    units = Units(text, tuple(spans))
+    for _ in range(8):
+        left = remove(units, [draws.random() < 0.5 for _ in spans])
+        for start, end in frozen:  # in order
+            part = text[start:end].strip()
+            assert part in left
+            left = left[left.index(part) + len(part) :]
+
+
 class Fills:
     fingerprint = "fills"
 

@@ -62,6 +62,7 @@ def test_text_between_spans_is_never_removed() -> None:
         ("水，好。火；不", "phrases", ["水，", "好。", "火；", "不"]),
         (" I don't\tknow ", "words", [" I ", "don't\t", "know "]),
         ("水火 ok", "words", ["水", "火 ", "ok"]),
+        ("か\u3099き葛\U000e0100𠮷x", "words", ["か\u3099", "き", "葛\U000e0100", "𠮷", "x"]),
     ],
 )
 def test_cuts_by_hand(text: str, kind: str, expected: list[str]) -> None:

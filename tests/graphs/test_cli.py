@@ -122,6 +122,7 @@ TEXT = ["explain", "text", "--run", "kept", "--question", "4 7 8 8", "--response
         (["explain", "text", "--run", "kept"], "Missing option '--question'"),
         ([*TEXT, "--method", "magic"], "Unknown method 'magic'; choose one of lime, anchor, shapley, all"),
         ([*TEXT, "--perturbation", "swap"], "needs two responses"),
+        ([*TEXT, "--freeze", "c"], "'c' is to be frozen and is not in the text"),
         ([*TEXT, "--on", "system"], "on the response or on the prompt, not on 'system'"),
         (["runs", "show", "gone"], "no run 'gone'; runs in"),
         (["runs", "shwo"], "Did you mean 'show'"),
