@@ -1,4 +1,5 @@
-"""The ``align`` graph: data, sft, reward, audit, ppo, evaluate, council, report: one run directory, resumable anywhere.
+"""The ``align`` graph: data, sft, reward, audit, ppo, evaluate, test, council, report: one run directory, resumable
+anywhere.
 
 A recipe's ``stop_after`` leads from that stage to the report; without it the same run goes on later.
 
@@ -49,17 +50,17 @@ from graphs.environment import environment
 from graphs.gate import TRAINED
 from graphs.gate_person import WaitingRun, stage_of, stopped
 from graphs.modules import plain_text
-from graphs.recipe import Recipe, load_task, resolved
+from graphs.recipe import EvaluateConfig, Recipe, load_task, resolved
 from graphs.report import write_report
 from graphs.results import keep
 from graphs.resume import prepare_resume
 from graphs.send_back import send_back, with_changes
 from graphs.sitting import seat, sit
-from graphs.tasks import TaskData
+from graphs.tasks import Row, TaskData
 
 STOPS = ("sft", "reward", "ppo")  # where a recipe may end
 SITTINGS = 4
-STEPS = 200  # of the graph: eight nodes, which a gate may send back to the first up to fifteen times
+STEPS = 200  # of the graph: nine nodes, which a gate may send back to the first up to fifteen times
 VERDICTS = {True: "solved", False: "not solved", None: "no checker to say whether it is solved"}
 
 
@@ -127,7 +128,7 @@ class Context:
             return False
         said = self.run.status()["stages"][stage].get("origin", "already done")
         self.report({"stage": stage, "step": 1, "total": 1, "metrics": {}, "done": True, "message": said})
-        if not self.run.done("council"):
+        if not self.run.done("council") or (self.recipe.test.n and not self.run.done("test")):
             for role in roles:
                 load_role(self.backbone, role, self.run.path / "adapters" / role)
         return True
@@ -222,27 +223,34 @@ def evaluate(state: State, runtime: Runtime[Context]) -> State:
     if why := stopped(c.recipe.gate, c.run, "evaluate"):
         return {"stop": why}
     if not c.finished("evaluate"):
-        config = c.recipe.evaluate
-        began = time.monotonic()
-        c.run.set_stage("evaluate", state="running")
-        context = before_after.Context(
-            c.engine, c.data.prompts["validation"][: config.n], c.task.check, config, c.run, c.report, c.score
-        )
-        results = before_after.graph.invoke({}, context=context)["results"]
-        audits.compare_policy(c.run)
-        done = {"step": results["n"], "total": results["n"], "seconds": round(time.monotonic() - began, 1)}
-        c.run.set_stage("evaluate", state="done", results=results, **done)
-        c.report(
-            {
-                "stage": "evaluate",
-                "step": 1,
-                "total": 1,
-                "metrics": {},
-                "done": True,
-                "message": " ".join(results["words"]),
-            }
-        )
+        _measure(c, "evaluate", c.data.prompts["validation"][: c.recipe.evaluate.n], c.recipe.evaluate)
     return {"done": [*state["done"], "evaluate"], "back": c.sent_back("evaluate")}
+
+
+def test(state: State, runtime: Runtime[Context]) -> State:
+    """The figures of the test split, where the recipe asks for them. Every gate is behind, and none reads them."""
+    c = runtime.context
+    if not c.recipe.test.n:
+        return {}
+    if not c.finished("test"):
+        # general ability has been measured, on the same texts
+        config = c.recipe.evaluate.model_copy(update={"ability": False})
+        _measure(c, "test", c.data.prompts["test"][: c.recipe.test.n], config)
+    return {"done": [*state["done"], "test"]}
+
+
+def _measure(c: Context, stage: str, prompts: list[Row], config: EvaluateConfig) -> None:
+    """The SFT model and the policy on the same prompts."""
+    began = time.monotonic()
+    c.run.set_stage(stage, state="running")
+    context = before_after.Context(c.engine, prompts, c.task.check, config, c.run, c.report, c.score, stage)
+    results = before_after.graph.invoke({}, context=context)["results"]
+    if stage == "evaluate":
+        audits.compare_policy(c.run)
+    done = {"step": results["n"], "total": results["n"], "seconds": round(time.monotonic() - began, 1)}
+    c.run.set_stage(stage, state="done", results=results, **done)
+    message = " ".join(results["words"])
+    c.report({"stage": stage, "step": 1, "total": 1, "metrics": {}, "done": True, "message": message})
 
 
 def council(state: State, runtime: Runtime[Context]) -> State:
@@ -287,7 +295,7 @@ def report(state: State, runtime: Runtime[Context]) -> State:
 
 def build() -> StateGraph:
     builder = StateGraph(State, context_schema=Context)
-    nodes = (data, sft, reward, audit, ppo, evaluate, council, report)
+    nodes = (data, sft, reward, audit, ppo, evaluate, test, council, report)
     for node in nodes:
         builder.add_node(node.__name__, node)
     names = [START, *(node.__name__ for node in nodes), END]
@@ -321,6 +329,8 @@ def run_align(
     rows = task.load(task.Options(**recipe.data), recipe.seed, base)
     if recipe.reward.function is None:
         refuse_other_kind(recipe.reward, rows.pairs["train"] + rows.pairs["validation"])
+    if recipe.test.n and not rows.prompts.get("test"):
+        raise UsageError("test.n asks for a test split and the data have none; set data.test to its share of the rows")
     run = RunDir(runs_root / recipe.name)
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         if not run.done("reward"):

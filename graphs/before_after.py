@@ -1,4 +1,5 @@
-"""The evaluation in ``align``: generate -> score -> aggregate, on held-out prompts, before and after PPO.
+"""The evaluation in ``align``: generate -> score -> aggregate, on held-out prompts, before and after PPO; at the end
+the same on those of the test split.
 
 Both arms, the SFT model and the policy, answer the same prompts with the same random streams, so that their
 difference is paired. What was generated is kept in ``samples.jsonl`` and is not generated again.
@@ -22,6 +23,10 @@ from graphs.evaluation.ability import ability
 from graphs.recipe import EvaluateConfig
 
 ARMS = ("sft", "policy")
+SPLITS = {
+    "evaluate": ("validation", "held-out"),
+    "test": ("test", "test"),
+}  # of a stage, and what its prompts are called
 CHUNK = 16  # prompts per batch; fixed, because the shape of a batch decides how bfloat16 sums are rounded
 
 Row = dict[str, Any]
@@ -43,12 +48,13 @@ class Context:
     run: RunDir
     report: Report
     score: Scorer
+    stage: str = "evaluate"  # or "test"
 
 
 def generate(state: State, runtime: Runtime[Context]) -> State:
     """Every arm's response to every prompt, chunk by chunk; complete chunks on disk are taken from there."""
     c = runtime.context
-    kept = {(r["arm"], r["id"]): r for r in c.run.samples() if r["stage"] == "evaluate" and "ids" in r}
+    kept = {(r["arm"], r["id"]): r for r in c.run.samples() if r["stage"] == c.stage and "ids" in r}
     samples: list[Row] = []
     steps = [(arm, chunk) for arm in ARMS for chunk in _chunks(c.prompts)]
     first = time.monotonic()
@@ -63,7 +69,7 @@ def generate(state: State, runtime: Runtime[Context]) -> State:
         now = time.monotonic()
         c.report(
             {
-                "stage": "evaluate",
+                "stage": c.stage,
                 "step": step,
                 "total": len(steps),
                 "metrics": {},
@@ -99,7 +105,7 @@ def score(state: State, runtime: Runtime[Context]) -> State:
 def aggregate(state: State, runtime: Runtime[Context]) -> State:
     """Each arm's figures, the paired differences, and what they say in words."""
     c = runtime.context
-    c.run.rewind("samples.jsonl", "evaluate", -1)
+    c.run.rewind("samples.jsonl", c.stage, -1)
     c.run.append("samples.jsonl", [{k: v for k, v in s.items() if k != "kl"} for s in state["samples"]])
     sft, policy = ([s for s in state["samples"] if s["arm"] == arm] for arm in ARMS)
     reward = {
@@ -115,12 +121,13 @@ def aggregate(state: State, runtime: Runtime[Context]) -> State:
             "difference": paired_wilson([s["solved"] for s in sft], [p["solved"] for p in policy]),
         }
     kl = bootstrap([s["kl"] for s in policy])
-    results: dict[str, Any] = {"split": "validation", "n": len(sft), "reward": reward, "solved": solved, "kl": kl}
-    words = _words(len(sft), reward, solved, kl)
+    split, of = SPLITS[c.stage]
+    results: dict[str, Any] = {"split": split, "n": len(sft), "reward": reward, "solved": solved, "kl": kl}
+    words = _words(f"{len(sft)} {of} prompts", reward, solved, kl)
     if c.config.ability:
 
         def tell(what: str) -> None:
-            c.report({"stage": "evaluate", "step": 1, "total": 1, "metrics": {}, "message": f"general ability: {what}"})
+            c.report({"stage": c.stage, "step": 1, "total": 1, "metrics": {}, "message": f"general ability: {what}"})
 
         results["ability"] = ability(c.engine, *ARMS, tell)
         words += _of_ability(results["ability"])
@@ -153,13 +160,13 @@ def _respond(c: Context, arm: str, chunk: list[Row]) -> list[Row]:
             role=arm,
             max_tokens=config.max_tokens,
             temperature=config.temperature,
-            seed=f"{config.seed}/evaluate/{row['id']}",
+            seed=f"{config.seed}/{c.stage}/{row['id']}",
         )
         for row in chunk
     ]
     return [
         {
-            "stage": "evaluate",
+            "stage": c.stage,
             "arm": arm,
             "id": row["id"],
             "question": row["question"],
@@ -170,13 +177,13 @@ def _respond(c: Context, arm: str, chunk: list[Row]) -> list[Row]:
     ]
 
 
-def _words(n: int, reward: dict[str, Interval], solved: dict[str, Interval] | None, kl: Interval) -> list[str]:
-    said = [_difference("mean reward", reward["difference"], n, "{:+.2f}")]
+def _words(prompts: str, reward: dict[str, Interval], solved: dict[str, Interval] | None, kl: Interval) -> list[str]:
+    said = [_difference("mean reward", reward["difference"], prompts, "{:+.2f}")]
     if solved:
         said.append(
-            f"Solved held-out puzzles: {solved['sft']['value']:.0%} before PPO, {solved['policy']['value']:.0%} after."
+            f"Solved of {prompts}: {solved['sft']['value']:.0%} before PPO, {solved['policy']['value']:.0%} after."
         )
-        said.append(_difference("share solved", solved["difference"], n, "{:+.1%}"))
+        said.append(_difference("share solved", solved["difference"], prompts, "{:+.1%}"))
     said.append(
         f"The policy is {kl['value']:.2f} nats per response away from the SFT model "
         f"(KL, 95% interval {kl['low']:.2f} to {kl['high']:.2f})."
@@ -195,7 +202,7 @@ def _of_ability(found: dict[str, dict[str, Interval]]) -> list[str]:
     return [*said, f"Questions answered right: {'; '.join(shares)}."]
 
 
-def _difference(what: str, d: Interval, n: int, number: str) -> str:
+def _difference(what: str, d: Interval, prompts: str, number: str) -> str:
     value, low, high = (number.format(d[key]) for key in ("value", "low", "high"))
     if d["low"] > 0:
         verdict = "PPO raised it"
@@ -203,6 +210,4 @@ def _difference(what: str, d: Interval, n: int, number: str) -> str:
         verdict = "PPO lowered it"
     else:
         verdict = "the interval contains 0, so this run shows no difference"
-    return (
-        f"Paired difference of the {what} over {n} held-out prompts: {value} (95% interval {low} to {high}); {verdict}."
-    )
+    return f"Paired difference of the {what} over {prompts}: {value} (95% interval {low} to {high}); {verdict}."

@@ -102,7 +102,7 @@ def estimate(recipe: Recipe, base: Path) -> dict[str, Any]:
         "fits": peak <= free,
         "advice": None if peak <= free else _advice(recipe, lengths, device, free),
         "stages": stages,
-        "not_estimated": [] if recipe.stop_after else ["evaluate", "council"],
+        "not_estimated": [] if recipe.stop_after else ["evaluate", *(["test"] if recipe.test.n else []), "council"],
         "time_basis": "layers of this shape with random weights, timed on this machine" if seconds else None,
     }
 

@@ -45,6 +45,12 @@ class EvaluateConfig(Settings):
     )
 
 
+class TestConfig(Settings):
+    """The same on the prompts of the task's test split, after every gate and once: nothing is trained after it."""
+
+    n: int = Field(0, ge=0, description="prompts of the test split; 0: none are asked")
+
+
 class AuditConfig(Settings):
     """A gate before PPO: which surface features (length, politeness, lists …) the reward goes by, on held-out pairs.
     ``audit: warn`` is short for the section with that choice."""
@@ -93,6 +99,7 @@ class Recipe(Settings):
     audit: AuditConfig = AuditConfig()
     ppo: PPOConfig = PPOConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    test: TestConfig = TestConfig()
     gate: GateConfig = GateConfig()
     council: CouncilConfig = CouncilConfig()
     revise: ReviseConfig = ReviseConfig()

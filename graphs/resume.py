@@ -12,10 +12,10 @@ from graphs.modules import load_function
 from graphs.recipe import Recipe
 
 # sections that decide what is trained and measured: a run goes on only with the same ones
-FIXED = ("seed", "task", "data", "backbone", "sft", "reward", "ppo", "evaluate")
+FIXED = ("seed", "task", "data", "backbone", "sft", "reward", "ppo", "evaluate", "test")
 TRAINING = ("sft", "reward", "ppo")
 SAMPLED = ("ppo.temperature", "ppo.max_tokens")  # of the samples that reward.normalize: reference reads
-STAGES = (*TRAINING, "evaluate")  # each of which has a section of its name
+STAGES = (*TRAINING, "evaluate", "test")  # each of which has a section of its name
 
 
 def prepare_resume(run: RunDir, recipe: Recipe) -> None:

@@ -38,6 +38,11 @@ def send_back(recipe: Recipe, run: RunDir, stage: str) -> str:
     if not found:
         return ""
     trained = TRAINED[stage]
+    if "test" in run.status()["stages"]:
+        raise JuntoError(
+            f"the gate is shut: {'; '.join(map(str, found))}. The test split has been asked, so nothing is trained "
+            "after it; change gate.require, or start over under another name with --set name=…"
+        )
     attempts = int(run.status().get("attempts", {}).get(trained, 0))
     factors = {name: factor for name, factor in gate.change.items() if name.startswith(f"{trained}.")}
     why = "; ".join(map(str, found))

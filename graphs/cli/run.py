@@ -120,6 +120,8 @@ def _align_plan(recipe: Any, base: Path, request: Request) -> dict[str, str]:
         f"{recipe.ppo.max_tokens} tokens",
         "evaluate": f"SFT and policy on up to {held_out} held-out prompts",
     }
+    if recipe.test.n:
+        stages["test"] = f"the same on up to {recipe.test.n} prompts of the test split"
     if recipe.stop_after is not None:
         names = list(stages)
         stages = {name: stages[name] for name in names[: names.index(recipe.stop_after) + 1]}

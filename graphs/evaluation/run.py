@@ -84,19 +84,25 @@ def prepare(name: str, asked: Asked) -> Prepared:
 
 def _of_recipe(path: Path, run: RunDir | None, asked: Asked) -> Prepared:
     """The held-out prompts of a recipe's task, answered as its evaluation says."""
-    refused = [one for one in asked.overrides if one.partition("=")[0].strip() not in OF_TASK]
+    given = {one: one.partition("=")[0].strip() for one in asked.overrides}
+    refused = [one for one, key in given.items() if key not in (*OF_TASK, "split")]
     if refused:
-        raise UsageError(f"{refused[0]}: the prompts are those of the recipe's task; --set takes {', '.join(OF_TASK)}")
+        raise UsageError(
+            f"{refused[0]}: the prompts are those of the recipe's task; --set takes {', '.join(OF_TASK)}, split"
+        )
+    split = next((one.partition("=")[2].strip() for one, key in given.items() if key == "split"), "validation")
     recipe = load_recipe(path, asked.of_recipe)
     base = Path(run.environment().get("base", run.path)) if run else path.parent
     if run is None:  # of this name, for its reward model
         run = RunDir.find(recipe.name, asked.runs_root)
     task = load_task(recipe.task, path.parent)
-    rows = task.load(task.Options(**recipe.data), recipe.seed, base).prompts["validation"]
+    splits = task.load(task.Options(**recipe.data), recipe.seed, base).prompts
+    if split not in splits:
+        raise UsageError(f"split={split}: the task of {path} has no such prompts; there are {', '.join(splits)}")
     items = [
         {"id": asked_id(row["prompt"], row["question"]), "place": f"question {row['question']!r}"}
         | {"prompt": row["prompt"], "question": row["question"], "targets": []}
-        for row in rows
+        for row in splits[split]
     ]
     items = list({item["id"]: item for item in items}.values())  # the same one twice is one
     checked = task.check(items[0]["question"], "") is not None
@@ -104,7 +110,7 @@ def _of_recipe(path: Path, run: RunDir | None, asked: Asked) -> Prepared:
         "name": recipe.name,
         "kind": "generate",
         "data": str(path),
-        "split": "validation",
+        "split": split,
         "metrics": [*(["solved"] if checked else []), "reward"],
         "temperature": recipe.evaluate.temperature,
         "max_tokens": recipe.evaluate.max_tokens,

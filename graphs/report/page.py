@@ -9,7 +9,6 @@ from markupsafe import Markup
 
 from graphs.report import formats, views
 from graphs.report.files import Reader
-from graphs.report.intervals import methods
 from graphs.report.palette import DARK, LIGHT, SERIES
 from graphs.report.templates import template
 from graphs.report.tree import STYLE, tree_svg
@@ -32,20 +31,15 @@ def render(run: Path) -> str:
     audits, audit_css = views.audit_views(reader.folder("audits"), reader.problems)
     shown, prompts = views.sample_views(samples)
     facts, packages = views.environment_rows(environment)
-    words = evaluate.get("words")
+    words = [w for stage in views.MEASURED if isinstance(w := views.part(stages, stage, "results").get("words"), list)]
     page = template("template.html.j2").render(
         name=str(recipe.get("name") or run.resolve().name),
         about=views.about(status, recipe, environment),
-        words=[str(w) for w in words] if isinstance(words, list) else [],
+        words=[str(sentence) for said in words for sentence in said],
         evaluated=bool(evaluate),
         figures=views.key_figures(stages),
         stages=views.stage_views(status, metrics, reader.object("best_of_n.json")),
-        split=str(evaluate.get("split") or "validation"),
-        n=formats.number(evaluate.get("n")),
-        comparisons=[c for c in (views.comparison(evaluate, place) for place in views.COMPARISONS) if c],
-        checker="solved" not in evaluate or bool(evaluate["solved"]),
-        kl=formats.interval(evaluate.get("kl")) if formats.is_interval(evaluate.get("kl")) else None,
-        kl_methods=methods([evaluate.get("kl")]),
+        measured=views.measured_views(stages),
         trees=trees,
         missing=missing,
         more_trees=more_trees,

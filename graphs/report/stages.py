@@ -19,6 +19,7 @@ STAGES = {
     "audit": "Audit of the reward model",
     "ppo": "Proximal policy optimization (PPO)",
     "evaluate": "Held-out evaluation",
+    "test": "Test split",
     "council": "Council sittings, for illustration",
 }
 

@@ -16,7 +16,8 @@ from graphs.report.tree import expert_colours, expert_words, summary, tree_list,
 
 HELD = 30  # sample rows in all
 EXPLANATIONS = 6
-SPLITS = ("train", "validation")
+SPLITS = ("train", "validation", "test")
+MEASURED = {"evaluate": "Held-out results", "test": "Test results"}
 AUDITS = {"gate.json": "The reward model, before PPO", "policy.json": "The policy beside the SFT model"}
 
 
@@ -69,8 +70,30 @@ def count(value: Any) -> str:
     return formats.number(value.get("n")) if isinstance(value, dict) else formats.DASH
 
 
+def measured_views(stages: Json) -> list[Json]:
+    """The held-out evaluation, and that of the test split, as far as the run has them."""
+    views = []
+    for stage, title in MEASURED.items():
+        found = part(stages, stage, "results")
+        if found or stage == "evaluate":
+            views.append(
+                {
+                    "key": "held-out" if stage == "evaluate" else stage,
+                    "title": title,
+                    "split": str(found.get("split") or "validation"),
+                    "n": formats.number(found.get("n")),
+                    "comparisons": [c for c in (comparison(found, place) for place in COMPARISONS) if c],
+                    "checker": "solved" not in found or bool(found["solved"]),
+                    "kl": formats.interval(found.get("kl")) if formats.is_interval(found.get("kl")) else None,
+                    "kl_methods": methods([found.get("kl")]),
+                }
+            )
+    return views
+
+
 def key_figures(stages: Json) -> list[tuple[str, str, str]]:
     """The headline's figures as (label, estimate, interval), only those that the run has."""
+    test = part(stages, "test", "results")
     evaluate, reward = part(stages, "evaluate", "results"), part(stages, "reward", "results")
     sft = part(stages, "sft", "results")
     wanted = [
@@ -79,6 +102,8 @@ def key_figures(stages: Json) -> list[tuple[str, str, str]]:
         ("Solved, paired difference", part(evaluate, "solved", "difference"), formats.points),
         ("Reward, paired difference", part(evaluate, "reward", "difference"), None),
         ("KL to the SFT adapter, nats", part(evaluate, "kl"), None),
+        ("Test split: solved, paired difference", part(test, "solved", "difference"), formats.points),
+        ("Test split: reward, paired difference", part(test, "reward", "difference"), None),
         ("Reward model, pair accuracy", part(reward, "pair_accuracy"), formats.percent),
         ("Reward model, Pearson correlation", part(reward, "pearson"), None),
     ]
@@ -107,7 +132,7 @@ def stage_views(status: Json, metrics: Sequence[Json], best_of_n: Json) -> list[
         counts = part(results, "counts")
         told = [entry.get("origin"), *(entry.get("attempts") or [])]
         notes = [told, *(n for where in (entry, results) if isinstance(n := where.get("notes"), list))]
-        evaluation = key == "evaluate"  # has a section of its own
+        evaluation = key in MEASURED  # has a section of its own
         rest = {k: v for k, v in results.items() if k not in ("counts", "notes", "reliability")}
         reliability = results.get("reliability")
         drawn = [reliability_chart(reliability)] if isinstance(reliability, list) else []

@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 Row = dict[str, Any]
-Splits = dict[str, list[Row]]  # "train" and "validation"
+Splits = dict[str, list[Row]]  # "train" and "validation"; prompts may have a "test" beside them
 
 
 @dataclass(frozen=True)

@@ -160,11 +160,14 @@ def load(options: Options, seed: int, base: Path | None = None) -> TaskData:
         sft[name] = [_line(rng, draw(), options) for _ in range(max(4, int(options.lines * share)))]
         pairs[name] = [_pair(rng, draw(), options) for _ in range(max(4, int(options.pairs * max(share, 0.2))))]
         prompts[name] = _prompts(rng, by_size, options)
+    test = test_puzzles()
+    random.Random("test").shuffle(test)  # or the first of them would be those of small numbers
+    prompts["test"] = [{"id": p, "question": p, "prompt": prompt(p)} for p in test]
     # held-out puzzles that the recipe names come first, so that they are among those that are evaluated
     prompts["validation"].sort(key=lambda row: row["id"] not in options.held_out)
     note = (
         f"{len(parts['train'])} puzzles to learn from, {len(parts['validation'])} held out for validation, "
-        f"{len(test_puzzles())} test puzzles of the Tree of Thoughts paper in neither"
+        f"{len(test)} test puzzles of the Tree of Thoughts paper in neither"
     )
     return TaskData(sft, pairs, prompts, [note])
 

@@ -34,6 +34,7 @@ class Sizes(Settings):
     wrong: float = Field(0.15, ge=0, le=1, description="share of supervised rows that end in LEAVE")
     board: float = Field(0.15, ge=0, le=1, description="share of supervised rows that show peers' steps")
     validation: float = Field(0.2, gt=0, lt=1, description="share of the questions held out, by content")
+    test: float = Field(0.0, ge=0, lt=1, description="share of the questions kept for the test, beside validation")
     held_out: list[str] = Field(default_factory=list, description="questions that are always held out")
 
 
@@ -72,8 +73,9 @@ class Maker:
 
 
 def generate(maker: Maker, options: Sizes, seed: int) -> TaskData:
-    """Rows of both splits; the same options and seed give the same rows. A hash of a question's key decides its split,
-    whatever the seed. Raises UsageError where the options leave no question for a split."""
+    """Rows of both splits, and prompts of the test where the options keep a share for it; the same options and seed
+    give the same rows. A hash of a question's key decides its split, whatever the seed. Raises UsageError where the
+    options leave no question for a split."""
     held_out = {maker.key(question) for question in options.held_out}
     sft: Splits = {}
     pairs: Splits = {}
@@ -90,16 +92,28 @@ def generate(maker: Maker, options: Sizes, seed: int) -> TaskData:
 
         sft[name] = [_line(rng, maker, draw(), options) for _ in range(max(4, int(options.lines * share)))]
         pairs[name] = [_pair(rng, maker, draw()) for _ in range(max(4, int(options.pairs * max(share, 0.2))))]
-        prompts[name] = [{"id": q, "question": q, "prompt": maker.prompt(q, ())} for q in asked.values()]
+        prompts[name] = _prompts(maker, asked)
+    if options.test:
+        rng = random.Random(f"{seed}/test")
+        prompts["test"] = _prompts(maker, _questions(rng, maker, options, held_out, "test", options.prompts))
     note = (
         f"{len(prompts['train'])} questions to learn from by PPO, {len(prompts['validation'])} held out for validation"
     )
     return TaskData(sft, pairs, prompts, [note])
 
 
-def is_held_out(key: str, share: float) -> bool:
-    """Whether the hash of ``key`` is in the ``share`` that is held out."""
-    return int(hashlib.sha256(f"validation/{key}".encode()).hexdigest()[:16], 16) / 16**16 < share
+def split_of(place: float, validation: float, test: float) -> str:
+    """The split of what a hash puts at ``place``, from 0 to 1: train, validation, or test in the band after it. A test
+    split that is asked for later takes its rows from train alone."""
+    return "validation" if place < validation else "test" if place < validation + test else "train"
+
+
+def place_of(key: str) -> float:
+    return int(hashlib.sha256(f"validation/{key}".encode()).hexdigest()[:16], 16) / 16**16
+
+
+def _prompts(maker: Maker, asked: Mapping[str, str]) -> list[Row]:
+    return [{"id": q, "question": q, "prompt": maker.prompt(q, ())} for q in asked.values()]
 
 
 def _questions(
@@ -112,7 +126,7 @@ def _questions(
             return found
         question = maker.draw(rng)
         key = maker.key(question)
-        if key not in held_out and is_held_out(key, options.validation) == (name == "validation"):
+        if key not in held_out and split_of(place_of(key), options.validation, options.test) == name:
             found.setdefault(key, question)
     if not found:
         raise UsageError(f"the options under data: leave no question for {name}; widen their ranges")

@@ -33,6 +33,7 @@ from alignment.errors import UsageError
 from graphs import rows as shapes
 from graphs.rows import Messages
 from graphs.tasks import Row, Splits, TaskData
+from graphs.tasks.generated import split_of
 
 STEP: str | None = None  # any line is a step
 NAMED = 3  # rows that a note names
@@ -47,6 +48,9 @@ class Options(Settings):
     )
     prompts: str = Field(min_length=1, description="file of prompts for PPO and evaluation")
     validation: float = Field(0.1, gt=0, lt=1, description="share of the prompts that is held out")
+    test: float = Field(
+        0.0, ge=0, lt=1, description="share of the prompts that is kept for the test, beside validation"
+    )
     limit: int | None = Field(None, ge=1, description="rows read from each file, from the top; null: all")
     system: str = Field("", description="system text before every prompt that has none; empty: none")
     bad_rows: Literal["refuse", "skip"] = Field("refuse", description="skip: leave malformed rows out and count them")
@@ -61,7 +65,8 @@ def load(options: Options, seed: int, base: str | Path = ".") -> TaskData:
     """Rows of the three files, split by a hash of the prompt.
 
     The split depends on nothing but the prompt: equal prompts are on one side, in all three files and for
-    every seed. Raises UsageError for a file or row that is not as described above, or for an empty split.
+    every seed. What the test asks is left out of instructions and pairs. Raises UsageError for a file or row that is
+    not as described above, or for an empty split.
     """
     notes: list[str] = []
     parts: dict[str, Splits] = {"pairs": {"train": [], "validation": []}}
@@ -74,7 +79,9 @@ def load(options: Options, seed: int, base: str | Path = ".") -> TaskData:
         if key == "pairs":
             rows = _one_kind(path, rows, options, notes)
         rows = _distinct(path, rows, options, notes)
-        parts[key] = _split(path, rows, options.validation)
+        parts[key] = _split(path, rows, options, key == "prompts")
+        if key != "prompts" and (left := parts[key].pop("test", [])):
+            notes.append(f"{path}: {len(left)} rows left out, whose prompts are in the share of the test")
     return TaskData(sft=parts["instructions"], pairs=parts["pairs"], prompts=parts["prompts"], notes=notes)
 
 
@@ -248,17 +255,18 @@ def distinct(rows: list[Row]) -> tuple[list[Row], list[str]]:
     return kept, repeated
 
 
-def _split(path: Path, rows: list[Row], share: float) -> Splits:
-    parts: Splits = {"train": [], "validation": []}
+def _split(path: Path, rows: list[Row], options: Options, asked: bool) -> Splits:
+    """Rows by their prompts. asked: whether they are what the splits ask, so that none may be empty."""
+    parts: Splits = {name: [] for name in ("train", "validation", *(["test"] if options.test else []))}
     for row in rows:
         # a plain text has no prompt, so it stands for itself
         turns = row["prompt"] or [{"role": "assistant", "content": row["response"]}]
-        held_out = int(shapes.key_of(turns), 16) < share * 16**16
-        parts["validation" if held_out else "train"].append(row)
+        place = int(shapes.key_of(turns), 16) / 16**16
+        parts[split_of(place, options.validation, options.test)].append(row)
     for name, part in parts.items():
-        if not part:
+        if not part and (name != "test" or asked):
+            shares = f"data.validation {options.validation}" + (f", data.test {options.test}" if options.test else "")
             raise UsageError(
-                f"{path}: the {name} split is empty ({len(rows)} rows, data.validation {share}); "
-                "give more rows or another share"
+                f"{path}: the {name} split is empty ({len(rows)} rows, {shares}); give more rows or another share"
             )
     return parts

@@ -17,6 +17,7 @@ from alignment.errors import JuntoError, SetupError, UsageError
 from alignment.run_dir import TIME_COLUMNS, RunDir
 from graphs.align import run_align
 from graphs.recipe import Recipe, load_recipe
+from graphs.tasks import game24
 
 STAGES = ("data", "sft", "reward", "ppo", "evaluate", "council")
 
@@ -299,6 +300,53 @@ def test_a_stage_that_has_not_begun_may_have_other_settings(
     assert outcome(align(recipe_of(tmp_path, tiny_model, reward=good), tmp_path)) == outcome(straight[0])
     with pytest.raises(UsageError, match=r"another recipe \(changed: reward.steps"):
         align(first, tmp_path)
+
+
+def test_the_test_split_is_asked_once_and_nothing_is_trained_after_it(
+    straight: tuple[RunDir, list[dict]], tiny_model: Path, tmp_path: Path
+) -> None:
+    before = outcome(straight[0])
+    roots = [tmp_path / name for name in ("killed", "unbroken")]
+    recipes = []
+    for root in roots:  # a run that was at its end before it was asked for
+        shutil.copytree(straight[0].path, root / "runs" / "tiny")
+        recipes.append(recipe_of(root, tiny_model, test={"n": 20}))
+
+    def kill(event: dict) -> None:
+        if event["stage"] == "test" and event["step"] == 2:
+            raise Killed
+
+    with pytest.raises(Killed):
+        align(recipes[0], roots[0], kill)
+    runs = [align(recipe, root) for recipe, root in zip(recipes, roots, strict=True)]
+    found = [outcome(run) for run in runs]
+    assert found[0] == found[1]
+    asked = [row for row in runs[0].samples() if row["stage"] == "test"]
+    assert [row["arm"] for row in asked] == ["sft"] * 20 + ["policy"] * 20
+    assert len({row["id"] for row in asked}) == 20 and {row["id"] for row in asked} <= set(game24.test_puzzles())
+    test = found[0]["results"].pop("test")
+    assert (test["split"], test["n"]) == ("test", 20) and "over 20 test prompts" in test["words"][0]
+    assert found[0]["results"] == before["results"] and found[0]["adapters"] == before["adapters"]
+    page = (runs[0].path / "report.html").read_text()
+    assert "Test results" in page and "Asked once, after every gate." in page and test["words"][0] in page
+    events: list[dict] = []
+    align(recipes[0], roots[0], events.append)
+    assert not [event for event in events if event["stage"] == "load"]
+    with pytest.raises(UsageError, match=r"another recipe \(changed: test.n\)"):
+        align(recipe_of(roots[0], tiny_model, test={"n": 21}), roots[0])
+    shut = {"require": {"validation.kl": "< -1000"}, "retries": 1, "change": {"ppo.learning_rate": 0.5}}
+    with pytest.raises(JuntoError, match="The test split has been asked, so nothing is trained after it"):
+        align(recipe_of(roots[0], tiny_model, test={"n": 20}, gate=shut), roots[0])
+    assert outcome(runs[0])["adapters"] == before["adapters"]
+
+
+def test_a_test_split_that_the_data_have_not_is_refused_before_anything_is_trained(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    recipe = recipe_of(tmp_path, tiny_model, task="countdown", data={"lines": 8, "pairs": 8}, test={"n": 5})
+    with pytest.raises(UsageError, match="test.n asks for a test split and the data have none; set data.test"):
+        align(recipe, tmp_path)
+    assert not (tmp_path / "runs" / "tiny").exists()
 
 
 def test_what_rewards_were_scaled_on_stays(tiny_model: Path, tmp_path: Path) -> None:

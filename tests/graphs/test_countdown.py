@@ -131,6 +131,19 @@ def test_splits_do_not_meet_in_any_order_or_target() -> None:
     assert data.prompts["validation"][0]["question"] == "61 from 3 5 7 25"
 
 
+def test_a_test_split_takes_its_questions_from_train_alone() -> None:
+    before = countdown.load(OPTIONS, seed=0)
+    data = countdown.load(OPTIONS.model_copy(update={"test": 0.3}), seed=0)
+    assert before.prompts.keys() == {"train", "validation"}
+    assert (data.sft["validation"], data.pairs["validation"]) == (before.sft["validation"], before.pairs["validation"])
+    assert data.prompts["validation"] == before.prompts["validation"]
+    test = {row["id"].split(" from ")[1] for row in data.prompts["test"]}
+    rows = [*data.sft["train"], *data.pairs["train"], *data.sft["validation"], *data.pairs["validation"]]
+    asked = [row["prompt"][1]["content"].split("\n")[0] for row in rows]
+    asked += [row["id"] for name in ("train", "validation") for row in data.prompts[name]]
+    assert len(test) > 10 and not test & {question.split(" from ")[1] for question in asked}
+
+
 @pytest.mark.parametrize(
     "question", ["", " ", "61", "61 from 1 2", "61 from 1 2 3 4 5 6", "0 from 1 2 3", "9 from 0 2 3", "9 from 1 2 101"]
 )

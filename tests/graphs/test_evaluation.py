@@ -27,6 +27,7 @@ from graphs.evaluation.items import chosen_items, load_items
 from graphs.evaluation.require import met, parsed
 from graphs.evaluation.run import Asked, asked_id, prepare, run_evaluations
 from graphs.evaluation.subject import opened
+from graphs.tasks import game24
 
 ROWS = [{"question": f"What is {a} plus {b}?", "answer": f"It is {a + b}."} for a in range(4) for b in range(4)]
 SUMS = {"name": "sums", "kind": "generate", "data": "rows.jsonl", "prompt": "question", "target": "answer"}
@@ -413,8 +414,22 @@ def test_another_prompt_of_a_recipe_is_another_question(trained: Path) -> None:
     user, system = {"role": "user", "content": "4 4"}, {"role": "system", "content": "In French."}
     assert asked_id([user], "4 4") != asked_id([system, user], "4 4")
     assert len({item["id"] for item in before}) == len(before)
-    with pytest.raises(UsageError, match="split=test: the prompts are those of the recipe's task; --set takes metrics"):
-        prepare(str(recipe), Asked(trained / "runs", overrides=["split=test"]))
+    with pytest.raises(UsageError, match="name=x: the prompts are those of the recipe's task; --set takes metrics"):
+        prepare(str(recipe), Asked(trained / "runs", overrides=["name=x"]))
+
+
+def test_another_split_of_a_recipe_can_be_asked(trained: Path) -> None:
+    recipe = str(trained / "recipe.yaml")
+    asked = {
+        split: prepare(recipe, Asked(trained / "runs", overrides=[f"split={split}"]))
+        for split in ("train", "validation", "test")
+    }
+    assert all(one.evaluation.split == split for split, one in asked.items())
+    assert {item["question"] for item in asked["test"].items} == set(game24.test_puzzles())
+    ids = [{item["id"] for item in one.items} for one in asked.values()]
+    assert not ids[0] & ids[1] and not ids[0] & ids[2] and not ids[1] & ids[2]
+    with pytest.raises(UsageError, match="split=dev: the task of .* there are train, validation, test"):
+        prepare(recipe, Asked(trained / "runs", overrides=["split=dev"]))
 
 
 def test_a_comparison_is_paired(trained: Path) -> None:

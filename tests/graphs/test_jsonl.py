@@ -316,6 +316,21 @@ def test_an_empty_split_is_refused(tmp_path):
     assert "the train split is empty (0 rows" in refusal(tmp_path, prompts=write(tmp_path, "none.jsonl", []))
 
 
+def test_what_the_test_asks_is_in_nothing_that_is_trained_on(tmp_path):
+    before, data = (jsonl.load(options(tmp_path, validation=0.3, **more), 0, tmp_path) for more in ({}, {"test": 0.4}))
+    asked = [{row["prompt"][0]["content"] for row in data.prompts[name]} for name in ("train", "validation", "test")]
+    assert set.union(*asked) == {f"question {i}" for i in range(20)} and sum(map(len, asked)) == 20
+    for part, kind in ((data.sft, "instructions"), (data.pairs, "pairs")):
+        assert part.keys() == {"train", "validation"}
+        assert [{row["prompt"][0]["content"] for row in part[name]} for name in part] == asked[:2]
+        note = f"good-{kind}.jsonl: {len(asked[2])} rows left out, whose prompts are in the share of the test"
+        assert any(one.endswith(note) for one in data.notes)
+    assert data.prompts["validation"] == before.prompts["validation"]
+    one = write(tmp_path, "one.jsonl", [{"prompt": f"question {i}"} for i in range(6)])
+    message = refusal(tmp_path, prompts=one, validation=0.3, test=0.001)
+    assert "the test split is empty (6 rows, data.validation 0.3, data.test 0.001)" in message
+
+
 def test_limit_takes_rows_from_the_top_and_system_stands_before_every_prompt(tmp_path):
     data = jsonl.load(options(tmp_path, limit=12, system="Be kind."), 0, tmp_path)
     system = {"role": "system", "content": "Be kind."}
@@ -335,7 +350,8 @@ def test_the_split_depends_on_the_prompt_alone_and_grows_with_the_share(texts, s
 
     def held_out(words: list[str], share: float) -> set[str]:
         rows = [{"prompt": [{"role": "user", "content": word}]} for word in anchors + words]
-        parts = jsonl._split(Path("x"), rows, share)
+        options = jsonl.Options(instructions="x", prompts="x", validation=share)
+        parts = jsonl._split(Path("x"), rows, options, True)
         sides = {side: {row["prompt"][0]["content"] for row in part} for side, part in parts.items()}
         assert not sides["train"] & sides["validation"]
         assert sides["train"] | sides["validation"] == {*anchors, *words}
