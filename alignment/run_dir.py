@@ -30,7 +30,8 @@ Report = Callable[[Event], None]  # takes {"stage", "step", "total", "metrics", 
 
 TIME_COLUMNS = ("seconds", "tokens_per_second")
 LOOKS = 10  # tries at the lock of a run
-STAGES = ("data", "sft", "reward", "ppo", "evaluate", "council")
+STAGES = ("data", "sft", "reward", "audit", "ppo", "evaluate", "test", "council")
+OPTIONAL = ("audit", "test")  # only where the recipe asks for them
 
 
 def write_atomic(path: Path, text: str) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 from alignment.adapter_files import round_role
 from alignment.backbone import ROLES
 from alignment.errors import SetupError, UsageError
-from alignment.run_dir import STAGES, RunDir
+from alignment.run_dir import OPTIONAL, STAGES, RunDir
 from graphs.model_card import model_card
 from graphs.recipe import FUNCTIONS, Recipe, load_recipe, resolved
 
@@ -115,6 +115,8 @@ def _status(run: RunDir, roles: Sequence[str]) -> dict[str, Any]:
     stages = {}
     for stage in STAGES:
         left = {role for role in _there(run) if STAGE_OF[role] == stage} - {"value", *roles}  # none needs it after PPO
+        if stage in OPTIONAL and not run.done(stage):
+            continue
         if not run.done(stage) or left:
             break
         entry = status["stages"][stage]

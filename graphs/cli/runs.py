@@ -60,7 +60,7 @@ def print_runs(listing: dict[str, Any], out: Console) -> None:
 def print_run(shown: dict[str, Any], out: Console) -> None:
     parts: list[RenderableType] = [Text(f"{shown['name']}: {shown['state']}  {printable(shown['message'])}".rstrip())]
     table = Table("stage", "state", "steps", "time", "results", box=None, pad_edge=False)
-    for stage in (*STAGES[:3], "audit", *STAGES[3:]):  # the gate before PPO, which a recipe may leave out
+    for stage in STAGES:
         entry = shown["stages"].get(stage)
         if entry is None:
             continue

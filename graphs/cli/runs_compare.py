@@ -39,7 +39,7 @@ def _figures(run: RunDir) -> dict[str, Any]:
     """``stage.figure`` -> number or interval."""
     stages = run.status().get("stages", {})
     found: dict[str, Any] = {}
-    for stage in (*STAGES, "audit"):
+    for stage in STAGES:
         entry = stages.get(stage, {})
         for name, value in _flat(entry.get("results", {}), is_leaf=_is_interval).items():
             if _is_interval(value) or (isinstance(value, int | float) and not isinstance(value, bool)):
