@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import signal
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,13 @@ TEMPLATE = (
 )
 WINDOW = 2**14  # tools with their schemas do not fit into the 512 of the tiny model, nor does an agent of smolagents
 CORPUS = ["10 - 4 = 6 (left: 5 6 6)", "4 7 8 8", "LEAVE: 2 9 cannot make 24", "Make 24.", "the quick brown fox"]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files of few tests first, which are those of long tests: the short ones then fill what is left of the time of
+    several processes (with --no-loadscope-reorder, since pytest-xdist does the opposite)."""
+    tests = Counter(item.path for item in items)
+    items.sort(key=lambda item: tests[item.path])
 
 
 @pytest.fixture(scope="session")
