@@ -93,8 +93,11 @@ def warm_up(bench: Bench) -> None:
     aside.anchor_text(2, 0.0)
 
 
-def measure(engine: Engine, role: str, count: int, folder: Path, counts: Counts) -> dict[str, Any]:
-    """All rows, those from ``folder`` that are there, and what they come to."""
+def measure(
+    engine: Engine, role: str, count: int, folder: Path, counts: Counts, timed: bool = False
+) -> dict[str, Any] | None:
+    """All rows, those from ``folder`` that are there, and what they come to; with ``timed`` the timed ones of every
+    pair alone, and nothing."""
     model = (resident() or {}).get("VmRSS")
     texts, source = pairs(engine, count)
     benches = [Bench(engine, role, pair, number, counts) for number, pair in enumerate(texts)]
@@ -119,7 +122,7 @@ def measure(engine: Engine, role: str, count: int, folder: Path, counts: Counts)
 
         # first, while what is in memory is the model and nothing that the other rows leave
         text = long_text(engine, counts.long)
-        for units in ("auto", "words"):
+        for units in () if timed else ("auto", "words"):
             long[units] = row(benches[0], units, "long", partial(long_answer, benches[0], text, units, model))
         warm_up(benches[0])
         # pair by pair, so that what is there when it is interrupted is of whole pairs; the longest last
@@ -127,6 +130,8 @@ def measure(engine: Engine, role: str, count: int, folder: Path, counts: Counts)
             for d in UNITS:
                 for arm, make in arms(bench, d, rows[d][number]).items():
                     rows[d][number][arm] = row(bench, d, arm, make)
+        if timed:
+            return None
         for d in reversed(UNITS):
             for arm, make in long_arms(benches[0], d, folder, rows[d][0]).items():
                 rows[d][0][arm] = row(benches[0], d, arm, make)
@@ -146,12 +151,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout in place of the tables")
     parser.add_argument("--run", default="game24", help="a run with a reward model")
     parser.add_argument("--pairs", type=int, default=20)
+    parser.add_argument(
+        "--timed", action="store_true", help="only the timed rows of every pair, which bear nothing beside them"
+    )
     parser.add_argument("--folder", type=Path, default=Path("runs/benchmark-explain"), help="where rows are kept")
     given = parser.parse_args(arguments)
     if find_spec("captum") is None:
         parser.error("captum is not installed; pip install --no-deps captum")
     with Engine.open(given.run, compute_dtype="float32") as engine:
-        found = measure(engine, "reward", given.pairs, given.folder, Counts())
+        found = measure(engine, "reward", given.pairs, given.folder, Counts(), given.timed)
+    if found is None:
+        print(f"the timed rows are in {given.folder}; the same command without --timed measures the others")
+        return
     print(json.dumps(found, indent=1) if given.json else "\n".join(lines(found)))
 
 
