@@ -35,7 +35,10 @@ def eval_run(
     ids: Annotated[
         list[str] | None, typer.Option("--sample-id", help="Only these items, by id; may be repeated.")
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Of sampling.")] = 0,
+    seeds: Annotated[
+        list[int] | None,
+        typer.Option("--seed", min=0, help="Of sampling; several are also measured together. Default: 0."),
+    ] = None,
     judge: Annotated[str | None, typer.Option("--judge", metavar="RUN", help="Whose reward model scores.")] = None,
     seconds: Annotated[float | None, typer.Option("--seconds", min=0, help="Per evaluation and model, about.")] = None,
     tokens: Annotated[
@@ -66,7 +69,7 @@ def eval_run(
     if engine not in ("local", "ray"):
         raise UsageError(f"there is no engine {engine!r}; there are local and ray")
     several = workers if engine == "ray" else 0
-    asked = Asked(runs_root, assignments or [], limit, ids or [], seed, judge, limits, required, several)
+    asked = Asked(runs_root, assignments or [], limit, ids or [], seeds or [0], judge, limits, required, several)
     with results(json) as out:
         found = evaluation.run(names, models or [], asked)
         if json:

@@ -45,7 +45,13 @@ def run(names: Sequence[str], models: Sequence[str], asked: Asked) -> dict[str, 
     with Reporter() as report:
         for folder in run_prepared(prepared, models, asked, report):
             folders.append(folder.path)
-    shown = [_shown(comparisons.read(path)) for path in folders]
+    finished = [comparisons.read(path) for path in folders]
+    if len(asked.seeds) > 1:
+        by_model: dict[tuple[str, str], list[Finished]] = {}
+        for each in finished:
+            by_model.setdefault((each.path.parent.name, each.about["subject"]), []).append(each)
+        finished += [comparisons.together(group) for group in by_model.values()]
+    shown = [_shown(one) for one in finished]
     for demand in asked.require:
         if not any(demand.metric in each["results"]["metrics"] for each in shown):
             known = list(dict.fromkeys(name for each in shown for name in each["results"]["metrics"]))
@@ -120,7 +126,9 @@ def print_results(found: Sequence[dict[str, Any]], out: Console) -> None:
         results = one["results"]
         items = str(results["n"]) if results["complete"] else f"{results['n']} of {results['asked']}"
         items += f", {results['errors']} failed" if results["errors"] else ""
-        head = [printable(one["name"]), printable(one["subject"]), items]
+        several = f", {len(one['seed'])} seeds together" if isinstance(one["seed"], list) else ""
+        head = [printable(one["name"].split("/")[0] if several else one["name"])]
+        head += [printable(one["subject"]) + several, items]
         for name, figure in results["metrics"].items():
             if isinstance(figure, dict) and "value" in figure:
                 table.add_row(*head, name, _number(name, figure["value"]), _interval(name, figure))

@@ -234,7 +234,7 @@ def _evaluate(request: Request, out: IO[str]) -> None:
     from graphs.evaluation.run import Asked
 
     held = recipe.evaluate
-    asked = Asked(request.runs_root, of_recipe=request.overrides, limit=held.n, seed=held.seed)
+    asked = Asked(request.runs_root, of_recipe=request.overrides, limit=held.n, seeds=[held.seed])
     name = request.run or recipe.name  # as the user calls it, which names the evaluation
     result = evaluation.run([name], [f"{name}:{role}" for role in ("sft", "policy")], asked)
     result |= evaluation.compare([one["path"] for one in result["evaluations"]], request.runs_root)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ import numpy as np
 from alignment.errors import SetupError, UsageError
 from alignment.run_dir import read_rows
 from alignment.statistics import bootstrap, paired_bootstrap, paired_wilson
+from alignment.text_metrics import paired_corpus
 from alignment.win_rate import length_controlled, preferences, win_rate
-from graphs.evaluation.measures import RIGHT_OR_WRONG, by_item
+from graphs.evaluation.config import Evaluation
+from graphs.evaluation.measures import CORPUS, RIGHT_OR_WRONG, aggregated, by_item, corpus_statistics, pass_at
 from graphs.tasks import Row
 
 Z = 1.959964 + 0.841621  # two-sided 5 %, power 80 %
@@ -23,18 +26,47 @@ DIFFERING = 0.3  # share of the items on which two models differ; of like models
 
 @dataclass(frozen=True)
 class Finished:
-    """One evaluation on disk."""
+    """One evaluation on disk, or ``parts`` of it by several seeds as one."""
 
     path: Path
     about: dict[str, Any]
     results: dict[str, Any]
+    parts: tuple[Finished, ...] = ()
 
     @property
     def name(self) -> str:
-        return f"{self.path.parent.name}/{self.path.name}"
+        return "+".join(f"{one.path.parent.name}/{one.path.name}" for one in self.parts or (self,))
 
     def rows(self, what: str) -> list[Row]:
-        return read_rows(self.path / f"{what}.jsonl")
+        """Those of items, samples or scores. Of several parts the samples of an item are numbered on."""
+        if not self.parts:
+            return read_rows(self.path / f"{what}.jsonl")
+        of_each = [one.rows(what) for one in self.parts]
+        if what == "items":
+            return list({row["id"]: row for rows in of_each for row in rows}.values())
+        per_item = int(self.about["evaluation"].get("samples", 1))
+        return [
+            row | {"sample": row["sample"] + number * per_item} for number, rows in enumerate(of_each) for row in rows
+        ]
+
+
+def together(parts: Sequence[Finished]) -> Finished:
+    """One model's evaluations by several seeds as one, as if every item had as many more samples. Raises UsageError for
+    what was not asked or measured alike."""
+    first = parts[0]
+    if len(parts) == 1:
+        return first
+    # one of an earlier version lacks settings that have come since
+    evaluation, *others = (Evaluation.model_validate(one.about["evaluation"]) for one in parts)
+    for other, asked_of_it in zip(parts[1:], others, strict=True):
+        if asked_of_it != evaluation:
+            raise UsageError(f"{other.name} and {first.name} differ in their evaluation, and cannot be put together")
+        if not same_judge(first.about.get("judge"), other.about.get("judge")):
+            raise UsageError(f"{other.name} and {first.name} were scored by two judges, and cannot be put together")
+    union = replace(first, about=first.about | {"seed": [one.about["seed"] for one in parts]}, parts=tuple(parts))
+    results = aggregated(evaluation, union.rows("items"), union.rows("samples"), union.rows("scores"))
+    asked = max(one.results["asked"] for one in parts)
+    return replace(union, results=results | {"asked": asked, "complete": all(one.results["complete"] for one in parts)})
 
 
 def listed(runs_root: Path) -> list[Finished]:
@@ -44,8 +76,10 @@ def listed(runs_root: Path) -> list[Finished]:
 
 
 def found(name: str, runs_root: Path) -> Finished:
-    """The evaluation whose folder, or ``evaluation/folder``, is or begins like ``name``. Raises UsageError where there
-    is none, or more than one."""
+    """The evaluation whose folder, or ``evaluation/folder``, is or begins like ``name``; several with a plus between
+    them, which differ in their seed, as one. Raises UsageError where there is none, or more than one."""
+    if "+" in name and not (Path(name) / "results.json").is_file():
+        return together([found(one.strip(), runs_root) for one in name.split("+")])
     if (Path(name) / "results.json").is_file():
         return read(Path(name))
     there = listed(runs_root)
@@ -96,6 +130,11 @@ def compared(first: Finished, second: Finished) -> dict[str, Any]:
             metrics[name] = _difference(name, [a[one] for one in ids], [b[one] for one in ids])
     if "bits_per_byte" in first.results["metrics"] and (bits := _bits(first, second)):
         metrics["bits_per_byte"] = bits
+    metrics |= _of_corpora(first, second)
+    for name in (name for name in first.results["metrics"] if name.startswith("pass@")):
+        a, b = (pass_at(rows, int(name.removeprefix("pass@"))) for rows in (mine, other))
+        if name in second.results["metrics"] and (ids := [one for one in a if one in b]):
+            metrics[name] = _difference(name, [a[one] for one in ids], [b[one] for one in ids])
     compared: dict[str, Any] = {
         "first": first.name,
         "second": second.name,
@@ -112,9 +151,26 @@ def compared(first: Finished, second: Finished) -> dict[str, Any]:
 
 def _difference(name: str, a: list[float], b: list[float]) -> dict[str, Any]:
     both = {"first": sum(a) / len(a), "second": sum(b) / len(b)}
-    if name in RIGHT_OR_WRONG and {*a, *b} <= {0.0, 1.0}:
+    if (name in RIGHT_OR_WRONG or name.startswith("pass@")) and {*a, *b} <= {0.0, 1.0}:
         return both | {"difference": paired_wilson([x == 1 for x in a], [x == 1 for x in b])}
     return both | {"difference": bootstrap([y - x for x, y in zip(a, b, strict=True)])}
+
+
+def _of_corpora(first: Finished, second: Finished) -> dict[str, Any]:
+    """BLEU and chrF of the texts of the items that both have, where both have them with one signature."""
+    found = {}
+    for name in CORPUS:
+        signatures = [one.results["metrics"].get(name, {}).get("signature") for one in (first, second)]
+        if None in signatures or signatures[0] != signatures[1]:
+            continue
+        sides = []
+        for one in (first, second):
+            evaluation = Evaluation.model_validate(one.about["evaluation"])
+            sound = [row for row in one.rows("samples") if "error" not in row]
+            sides.append(corpus_statistics(evaluation, name, one.rows("items"), sound))
+        if sides[0].items.keys() & sides[1].items.keys():
+            found[name] = paired_corpus(sides[0], sides[1])
+    return found
 
 
 def _bits(first: Finished, second: Finished) -> dict[str, Any] | None:

@@ -42,6 +42,32 @@ class Shots(Settings):
     separator: str = Field("\n\n", description="between two of them")
 
 
+class Rouge(Settings):
+    """How texts are compared by ROUGE."""
+
+    parts: list[Literal["f", "precision", "recall"]] = Field(["f"], min_length=1, description="figures of each variant")
+    beta: float = Field(1.0, gt=0, description="weight of recall in F")
+    stem: bool = Field(False, description="whether words are stemmed (English; Porter)")
+
+
+class Bleu(Settings):
+    """sacrebleu's settings, which its signature names."""
+
+    tokenize: Literal["13a", "intl", "char", "none", "zh"] = Field("13a", description="tokenizer")
+    smooth: Literal["exp", "floor", "add-k", "none"] = Field("exp", description="smoothing of orders without a hit")
+    lowercase: bool = Field(False, description="whether letters are made small")
+
+
+class Chrf(Settings):
+    """sacrebleu's settings, which its signature names."""
+
+    word_order: int = Field(0, ge=0, description="of word n-grams beside those of characters; 2 is chrF++")
+
+
+# what samples do not hang on: it can be changed when they are there
+SCORING = ("metrics", "pass_at", "extract", "rouge", "bleu", "chrf")
+
+
 class Evaluation(Settings):
     """What is asked and measured."""
 
@@ -77,6 +103,9 @@ class Evaluation(Settings):
     )
     metrics: list[str] = Field(default_factory=list, description="what is measured; empty: what the kind offers")
     pass_at: list[int] = Field(default_factory=list, description="k of pass@k, by the first metric")
+    rouge: Rouge = Rouge()
+    bleu: Bleu = Bleu()
+    chrf: Chrf = Chrf()
     window: int | None = Field(None, ge=2, description="tokens of a text read at once; null: all the model takes")
     stride: int | None = Field(None, ge=1, description="tokens scored in each later window; null: all of it")
     prefix: Literal["bos", "none"] = Field("bos", description="what stands before a text: its first token needs it")

@@ -45,8 +45,15 @@ def scored(evaluation: Evaluation, item: Row, sample: Row, check: Check | None =
             found["solved"] = bool(check(item["question"], sample["text"]))
         elif metric == "rouge":
             # rougeLsum is a union over lines, and without sentences on lines of their own it is rougeL
-            scores = rouge.rouge(sentences(text), [sentences(target) for target in item["targets"]])
-            found |= {name: score.f for name, score in scores.items()}
+            how = evaluation.rouge
+            tokenize = rouge.stemmed_words if how.stem else rouge.words
+            targets = [sentences(target) for target in item["targets"]]
+            scores = rouge.rouge(sentences(text), targets, tokenize=tokenize, beta=how.beta)
+            found |= {
+                name if part == "f" else f"{name}_{part}": getattr(score, part)
+                for name, score in scores.items()
+                for part in how.parts
+            }
         elif metric in OF_TEXT:
             found[metric] = OF_TEXT[metric](text, item["targets"])
         elif metric == "reward" and "reward" in sample:
@@ -85,12 +92,12 @@ OF_TEXT: dict[str, Callable[[str, Sequence[str]], bool]] = {
     "number": same_number,
     "contains": lambda text, targets: any(target.strip() and target.strip() in text for target in targets),
 }
+CORPUS: dict[str, Callable[..., Any]] = {"bleu": text_metrics.bleu_metric, "chrf": text_metrics.chrf_metric}
 
 
 def aggregated(evaluation: Evaluation, items: Sequence[Row], samples: Sequence[Row], scores: Sequence[Row]) -> Row:
     """Figures of an evaluation: ``metrics`` by name, each with its interval over items, and counts. Samples of one item
     are averaged before; those with errors are left out, and counted."""
-    by_id = {item["id"]: item for item in items}
     sound = [sample for sample in samples if "error" not in sample]
     found: Row = {"n": len({sample["id"] for sample in samples}), "samples": len(samples)}
     found["errors"] = len(samples) - len(sound)
@@ -109,18 +116,38 @@ def aggregated(evaluation: Evaluation, items: Sequence[Row], samples: Sequence[R
         lengths = [sample["lengths"][side] for side in (0, 1) for sample in sound]
         metrics |= pair_results(chosen, rejected, lengths)
     if evaluation.kind == "generate":
-        texts = [extracted(evaluation, sample["text"]) for sample in sound]
-        targets = [by_id[sample["id"]].get("targets", []) for sample in sound]
-        for name, corpus in (("bleu", text_metrics.bleu), ("chrf", text_metrics.chrf)):
+        for name in CORPUS:
             if name in evaluation.measured:
-                metrics[name] = corpus(texts, targets)
+                metrics[name] = text_metrics.corpus_interval(corpus_statistics(evaluation, name, items, sound))
         metrics["length"] = bootstrap(list(by_item(sound, "tokens").values()))
         for k in evaluation.pass_at:
-            right = next(name for name in names if name in RIGHT_OR_WRONG)
-            counts = [count for count in _counts(scores, right) if count[0] >= k]
-            if counts:
-                metrics[f"pass@{k}"] = text_metrics.pass_at_k_of(counts, k)
+            if each := pass_at(scores, k):
+                metrics[f"pass@{k}"] = share(list(each.values()))
     return found | {"metrics": metrics}
+
+
+def corpus_statistics(
+    evaluation: Evaluation, name: str, items: Sequence[Row], samples: Sequence[Row]
+) -> text_metrics.Statistics:
+    """What BLEU or chrF of the sound samples is computed from, by item."""
+    targets = {item["id"]: item.get("targets", []) for item in items}
+    metric = CORPUS[name](**getattr(evaluation, name).model_dump())
+    texts = [extracted(evaluation, sample["text"]) for sample in samples]
+    ids = [sample["id"] for sample in samples]
+    return text_metrics.statistics(metric, texts, [targets[one] for one in ids], ids)
+
+
+def pass_at(scores: Sequence[Row], k: int) -> dict[str, float]:
+    """pass@k of each item that has as many samples, by the first metric that is right or wrong."""
+    names = (name for score in scores for name in score if name in RIGHT_OR_WRONG)
+    right = next(names, None)
+    counts: dict[str, list[bool]] = {}
+    for score in scores:
+        if right in score:  # not where the sample failed
+            counts.setdefault(score["id"], []).append(bool(score[right]))
+    return {
+        key: text_metrics.pass_at_k(len(values), sum(values), k) for key, values in counts.items() if len(values) >= k
+    }
 
 
 def by_item(scores: Sequence[Row], name: str) -> dict[str, float]:
@@ -135,11 +162,3 @@ def by_item(scores: Sequence[Row], name: str) -> dict[str, float]:
 def _mean(scores: Sequence[Row], name: str) -> Interval:
     each = list(by_item(scores, name).values())
     return share(each) if name in RIGHT_OR_WRONG else bootstrap(each)
-
-
-def _counts(scores: Sequence[Row], name: str) -> list[tuple[int, int]]:
-    found: dict[str, list[bool]] = {}
-    for score in scores:
-        if name in score:  # not where the sample failed
-            found.setdefault(score["id"], []).append(bool(score[name]))
-    return [(len(values), sum(values)) for values in found.values()]

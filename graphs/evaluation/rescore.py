@@ -12,10 +12,9 @@ import yaml
 from alignment.errors import UsageError
 from alignment.run_dir import to_jsonl, write_atomic
 from graphs.evaluation.compare import Finished
-from graphs.evaluation.config import load_evaluation
+from graphs.evaluation.config import SCORING, load_evaluation
 from graphs.evaluation.measures import aggregated, scored
 
-FREE = ("metrics", "extract", "pass_at")  # what samples do not hang on
 JUDGED = ("reward", "solved")  # what is not found in the samples alone
 
 
@@ -24,7 +23,7 @@ def rescore(finished: Finished, assignments: Sequence[str]) -> None:
     a change of what decides the samples."""
     for assignment in assignments:
         key = assignment.partition("=")[0].strip().split(".")[0]
-        if key not in FREE:
+        if key not in SCORING:
             raise UsageError(f"--set {assignment}: the samples hang on {key}; run the evaluation with it")
     with tempfile.TemporaryDirectory() as folder:
         written = Path(folder) / "evaluation.yaml"

@@ -22,7 +22,7 @@ from alignment.errors import UsageError
 from alignment.run_dir import Report, RunDir, to_jsonl, write_atomic
 from graphs.environment import machine
 from graphs.evaluation.answers import TOGETHER, answered
-from graphs.evaluation.config import Evaluation, load_evaluation
+from graphs.evaluation.config import SCORING, Evaluation, load_evaluation
 from graphs.evaluation.graph import Answer, Context, Limits, graph
 from graphs.evaluation.items import chosen_items, load_items
 from graphs.evaluation.judge import judging
@@ -34,7 +34,7 @@ from graphs.recipe import load_recipe, load_task
 from graphs.source import Source
 from graphs.tasks import Row
 
-OF_TASK = ("metrics", "pass_at", "extract", "samples", "temperature", "max_tokens", "stop")  # may be set for a recipe
+OF_TASK = (*SCORING, "samples", "temperature", "max_tokens", "stop")  # may be set for a recipe
 SETS = Path(__file__).with_name("sets")  # evaluations that come with the project, and their rows
 
 
@@ -57,7 +57,7 @@ class Asked:
     overrides: Sequence[str] = ()  # of evaluations
     limit: float | None = None
     ids: Sequence[str] = ()
-    seed: int = 0
+    seeds: Sequence[int] = (0,)
     judge: str | None = None
     limits: Limits = Limits()
     require: Sequence[Requirement] = ()
@@ -85,7 +85,7 @@ def prepare(name: str, asked: Asked) -> Prepared:
 def _of_recipe(path: Path, run: RunDir | None, asked: Asked) -> Prepared:
     """The held-out prompts of a recipe's task, answered as its evaluation says."""
     given = {one: one.partition("=")[0].strip() for one in asked.overrides}
-    refused = [one for one, key in given.items() if key not in (*OF_TASK, "split")]
+    refused = [one for one, key in given.items() if key.split(".")[0] not in (*OF_TASK, "split")]
     if refused:
         raise UsageError(
             f"{refused[0]}: the prompts are those of the recipe's task; --set takes {', '.join(OF_TASK)}, split"
@@ -146,7 +146,8 @@ def run_prepared(prepared: Sequence[Prepared], models: Sequence[str], asked: Ask
             subject = subject_of(model)
             with _answering(subject, asked) as answer:
                 for one, ids in zip(prepared, chosen, strict=True):
-                    yield _evaluate(one, ids, subject, answer, asked, report)
+                    for seed in asked.seeds:
+                        yield _evaluate(one, ids, subject, answer, asked, seed, report)
 
 
 @contextmanager
@@ -160,10 +161,12 @@ def _answering(subject: Subject, asked: Asked) -> Iterator[Answer]:
         yield partial(answered, subject)
 
 
-def _evaluate(one: Prepared, ids: set[str], subject: Subject, answer: Answer, asked: Asked, report: Report) -> RunDir:
+def _evaluate(
+    one: Prepared, ids: set[str], subject: Subject, answer: Answer, asked: Asked, seed: int, report: Report
+) -> RunDir:
     # pairs are answered by the reward model, whichever role was named
     decided = about(subject.here, "reward") if one.evaluation.kind == "pairs" else subject.about
-    slug = f"{subject.words}-{_digest(one, decided, asked.seed)}"
+    slug = f"{subject.words}-{_digest(one, decided, seed)}"
     folder = RunDir(asked.runs_root / "evaluations" / one.evaluation.name / slug)
     judges = judging(one.evaluation, one.function, asked.judge, one.run, subject, asked.runs_root)
     # a sitting takes long, so each is kept; a server's texts are paid for, and its batches are its own affair
@@ -175,7 +178,7 @@ def _evaluate(one: Prepared, ids: set[str], subject: Subject, answer: Answer, as
             "subject": subject.name,
             "role": subject.role,
             "about": decided,
-            "seed": asked.seed,
+            "seed": seed,
             "judge": judged_by,
             "evaluation": evaluation.model_dump(mode="json"),
             "environment": machine(),
@@ -189,7 +192,7 @@ def _evaluate(one: Prepared, ids: set[str], subject: Subject, answer: Answer, as
                 evaluation,
                 one.items,
                 ids,
-                asked.seed,
+                seed,
                 folder,
                 report,
                 one.check,
@@ -205,6 +208,6 @@ def _evaluate(one: Prepared, ids: set[str], subject: Subject, answer: Answer, as
 
 def _digest(one: Prepared, decided: dict[str, Any], seed: int) -> str:
     """A hash of all that decides the samples."""
-    settled = one.evaluation.model_dump(mode="json", exclude={"name", "data", "split", "metrics", "pass_at", "extract"})
+    settled = one.evaluation.model_dump(mode="json", exclude={"name", "data", "split", *SCORING})
     asked = [decided, settled, seed, [item["id"] for item in one.items]]
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:8]

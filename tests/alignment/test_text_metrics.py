@@ -76,6 +76,29 @@ def test_the_interval_is_seeded_and_the_signature_told() -> None:
     assert found["signature"].startswith("nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:")
 
 
+def test_two_corpora_are_compared_on_the_items_that_both_have() -> None:
+    references = [["the cat sat on a mat"], ["a dog ran far away"], ["quite another sentence it is"], ["only here"]]
+    mine = ["the cat sat on the mat", "a dog ran", "nothing here is alike at all", "only there"]
+    other = ["a cat sat on a mat", "the dog ran far away", "it is quite another sentence"]
+    for metric in (text_metrics.bleu_metric(), text_metrics.chrf_metric(2)):
+        first, second = (
+            text_metrics.statistics(metric, mine, references),
+            text_metrics.statistics(metric, other, references[:3]),
+        )
+        found = text_metrics.paired_corpus(first, second)
+        columns = [[own[0] for own in references[:3]]]
+        wanted = [metric.corpus_score(texts[:3], columns).score for texts in (mine, other)]
+        assert [found["first"], found["second"]] == pytest.approx(wanted, abs=1e-9)
+        difference = found["difference"]
+        assert difference["value"] == pytest.approx(wanted[1] - wanted[0], abs=1e-9) and difference["n"] == 3
+        assert difference["low"] < difference["value"] < difference["high"]
+        same = text_metrics.paired_corpus(first, first)["difference"]
+        assert same["low"] == same["value"] == same["high"] == 0.0
+        # an item of which every text is there twice weighs the same, and is one item
+        twice = text_metrics.statistics(metric, mine * 2, references * 2, [*range(4)] * 2)
+        assert text_metrics.corpus_interval(twice) == text_metrics.corpus_interval(first)
+
+
 @pytest.mark.parametrize(("predictions", "references"), [([], []), (["a"], []), (["a"], [[]])])
 def test_texts_without_references_are_refused(predictions, references) -> None:
     with pytest.raises(ValueError, match="BLEU needs at least one"):
@@ -108,6 +131,16 @@ def test_a_wrong_answer_is_no_match_once_it_is_normalized(text: str, reference: 
 
 
 def test_exact_match() -> None:
+    for text, reference, same in [
+        ("10-4", "10+4", False),
+        ("10 - 4 = 6", "10-4=6", False),  # SQuAD's form keeps words apart
+        ("10 - 4 = 6.", "10 + 4 = 6", False),
+        ("10 - 4 = 6.", "10 - 4 = 6", True),
+        ("3–4", "3-4", False),  # a dash is no ASCII punctuation
+        ("It is 3, 4", "it is 3 4", True),
+        ("1/2", "1*2", False),
+    ]:
+        assert text_metrics.exact_match(text, [reference]) is same, (text, reference)
     assert text_metrics.exact_match("The Eiffel  Tower!", ["eiffel tower"])
     assert not text_metrics.exact_match("The Eiffel Tower!", ["eiffel tower"], normalize=False)
     assert text_metrics.exact_match(" 42\n", ["41", "42"], normalize=False)

@@ -12,6 +12,7 @@ import pytest
 import torch
 import yaml
 
+from alignment import text_metrics
 from alignment.adapter_files import save_role
 from alignment.engine import Engine
 from alignment.errors import JuntoError, UsageError
@@ -307,6 +308,58 @@ def test_pass_at_k_counts_the_samples_of_an_item() -> None:
     scores[0] = {"id": "0", "sample": 0}
     metrics = measures.aggregated(wanted, items, samples, scores)["metrics"]
     assert metrics["pass@2"]["value"] == 0.5 and metrics["pass@1"]["value"] == 0.5  # of two items, and of three
+
+
+def test_parts_of_rouge_and_settings_of_bleu() -> None:
+    wanted = Evaluation(
+        name="e",
+        kind="generate",
+        data="-",
+        target="t",
+        metrics=["rouge", "bleu", "chrf"],
+        rouge={"parts": ["recall", "precision", "f"], "beta": 2.0, "stem": True},
+        bleu={"tokenize": "char", "smooth": "floor", "lowercase": True},
+        chrf={"word_order": 2},
+    )
+    item = {"id": "0", "targets": ["running dogs"]}
+    sample = {"id": "0", "sample": 0, "text": "runs dog all day", "tokens": 4}
+    score = {"id": "0", "sample": 0} | measures.scored(wanted, item, sample)
+    # both words by their stems: precision 2 of 4, recall 2 of 2, and F = 5 P R / (R + 4 P)
+    assert score["rouge1_precision"] == 0.5 and score["rouge1_recall"] == 1.0
+    assert score["rouge1"] == pytest.approx(5 * 0.5 / (1 + 4 * 0.5))
+    metrics = measures.aggregated(wanted, [item], [sample], [score])["metrics"]
+    assert "case:lc|eff:no|tok:char|smooth:floor" in metrics["bleu"]["signature"]
+    assert "nw:2" in metrics["chrf"]["signature"] and metrics["rouge1_recall"]["value"] == 1.0
+
+
+def test_seeds_are_measured_together_as_more_samples(tmp_path: Path, tiny_model: Path) -> None:
+    settings = (
+        SUMS | MORE | {"metrics": ["contains", "chrf", "rouge"], "samples": 2, "pass_at": [2], "extract": "[a-z]*"}
+    )
+    path = evaluation_at(tmp_path, ROWS, **settings)
+    parts = run(path, [str(tiny_model)], seeds=[3, 5])
+    assert [one.about["seed"] for one in parts] == [3, 5] and parts[0].path != parts[1].path
+    union = compare.together(parts)
+    rows = union.rows("samples")
+    assert len({(row["id"], row["sample"]) for row in rows}) == len(rows) == 4 * len(ROWS)
+    assert union.results["n"] == len(ROWS) and union.results["complete"]
+    for name in ("rouge1", "rougeL"):
+        each = [one.results["metrics"][name]["value"] for one in parts]
+        assert union.results["metrics"][name]["value"] == pytest.approx(sum(each) / 2)
+    texts = [measures.extracted(Evaluation(**settings), row["text"]) for row in rows]
+    targets = {item["id"]: item["targets"] for item in union.rows("items")}
+    chrf = text_metrics.chrf(texts, [targets[row["id"]] for row in rows])
+    assert union.results["metrics"]["chrf"]["value"] == pytest.approx(chrf["value"])
+    assert union.results["metrics"]["chrf"]["n"] == len(ROWS)
+    names = [f"{one.path.parent.name}/{one.path.name}" for one in parts]
+    assert compare.found("+".join(names), tmp_path / "runs").results == union.results
+    found = compare.compared(parts[0], union)["metrics"]
+    assert found["chrf"]["second"] == pytest.approx(chrf["value"])
+    assert found["pass@2"]["first"] == pytest.approx(parts[0].results["metrics"]["pass@2"]["value"])
+    assert found["pass@2"]["second"] == pytest.approx(union.results["metrics"]["pass@2"]["value"])
+    other = run(evaluation_at(tmp_path, ROWS, **settings | {"max_tokens": 3}), [str(tiny_model)], seeds=[3])
+    with pytest.raises(UsageError, match="differ in their evaluation"):
+        compare.together([parts[0], other[0]])
 
 
 def test_nothing_is_in_every_text() -> None:
