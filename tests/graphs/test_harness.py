@@ -15,7 +15,10 @@ pytest.importorskip("lm_eval", reason="lm-evaluation-harness is not installed (t
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 
+from alignment.embedded import embedded_folder
+from alignment.engine import Engine
 from graphs.evaluation.harness import HarnessModel, harness_model
+from graphs.evaluation.subject import Subject, about
 
 PIECES = ["the quick ", "brown fox", " ", "\n", "4 7 8 8", "é", "中文", "10 - 4 = 6", "<|im_end|>", "LEAVE", ".", "\t"]
 
@@ -55,6 +58,18 @@ def test_rolling_loglikelihoods_are_those_of_the_harness(models: tuple[HarnessMo
     texts = [one for one in texts if one[0]]
     mine, theirs = (model.loglikelihood_rolling(asked("loglikelihood_rolling", texts)) for model in models)
     assert mine == pytest.approx(theirs, rel=1e-4)
+
+
+@pytest.mark.embedded
+@pytest.mark.parametrize("count", [12, pytest.param(1000, marks=pytest.mark.soak)])
+def test_rolling_loglikelihoods_of_the_embedded_model(count: int) -> None:
+    rng = random.Random(3)
+    texts = without_controls([(f"{text(rng, 60)}a",) for _ in range(count)])
+    theirs = HFLM(pretrained=str(embedded_folder()), dtype="float32", device="cpu", batch_size=1)
+    with Engine.open("embedded", "float32") as engine:
+        mine = HarnessModel(Subject("embedded", engine, "base", about(engine, "base")))
+        found, wanted = (model.loglikelihood_rolling(asked("loglikelihood_rolling", texts)) for model in (mine, theirs))
+    assert found == pytest.approx(wanted, rel=1e-4)
 
 
 def test_texts_are_those_of_the_harness(models: tuple[HarnessModel, Any]) -> None:
