@@ -77,9 +77,9 @@ def long_arms(bench: Bench, d: int, folder: Path, there: dict[str, Row]) -> dict
     if d <= MAX_UNITS:
         return {FULL: lambda: bench.lime(d, 1, bench.counts.samples)}
     return {
-        ERRORS: lambda: bench.fresh_errors(d, folder / "rewards"),
         ANCHORS: lambda: bench.our_anchors(d),
         ANCHOR_TEXT: lambda: bench.anchor_text(d, there[OURS]["tau"]),
+        ERRORS: lambda: bench.fresh_errors(d, folder / "rewards"),
     }
 
 
@@ -96,8 +96,8 @@ def warm_up(bench: Bench) -> None:
 def measure(
     engine: Engine, role: str, count: int, folder: Path, counts: Counts, timed: bool = False
 ) -> dict[str, Any] | None:
-    """All rows, those from ``folder`` that are there, and what they come to; with ``timed`` the timed ones of every
-    pair alone, and nothing."""
+    """All rows, those from ``folder`` that are there, and what they come to; with ``timed`` those alone whose time is
+    measured, and nothing."""
     model = (resident() or {}).get("VmRSS")
     texts, source = pairs(engine, count)
     benches = [Bench(engine, role, pair, number, counts) for number, pair in enumerate(texts)]
@@ -130,11 +130,12 @@ def measure(
             for d in UNITS:
                 for arm, make in arms(bench, d, rows[d][number]).items():
                     rows[d][number][arm] = row(bench, d, arm, make)
+        for d in UNITS:
+            for arm, make in long_arms(benches[0], d, folder, rows[d][0]).items():
+                if not (timed and arm == ERRORS):
+                    rows[d][0][arm] = row(benches[0], d, arm, make)
         if timed:
             return None
-        for d in reversed(UNITS):
-            for arm, make in long_arms(benches[0], d, folder, rows[d][0]).items():
-                rows[d][0][arm] = row(benches[0], d, arm, make)
     return {
         "schema_version": 1,
         "texts": source,
@@ -152,7 +153,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--run", default="game24", help="a run with a reward model")
     parser.add_argument("--pairs", type=int, default=20)
     parser.add_argument(
-        "--timed", action="store_true", help="only the timed rows of every pair, which bear nothing beside them"
+        "--timed", action="store_true", help="only the rows whose time is measured, which bear nothing beside them"
     )
     parser.add_argument("--folder", type=Path, default=Path("runs/benchmark-explain"), help="where rows are kept")
     given = parser.parse_args(arguments)

@@ -6,7 +6,8 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,9 @@ def write_page(found: Sequence[Finished], path: Path) -> list[Path]:
     for one in found:
         groups.setdefault(str(one.about["name"]), []).append(one)
     for name, members in groups.items():
-        for metric, plot in _plots(members):
+        named = list(zip(told_apart([str(one.about["subject"]) for one in members], members), members, strict=True))
+        drawn = [(f"reliability-{re.sub('[^a-z0-9]+', '-', of.lower())}", chart) for of, chart in _reliability(named)]
+        for metric, plot in [*_plots(members), *drawn]:
             picture = path.with_name(f"{path.stem}-{name}-{metric.replace('@', '-at-')}.svg")
             write_atomic(picture, formats.clean(_standalone(str(plot))))
             written.append(picture)
@@ -107,7 +110,7 @@ def _group(number: int, name: str, members: Sequence[Finished]) -> Json:
     return {
         "id": f"evaluation-{number}",
         "name": name,
-        "about": _about(first),
+        "about": _about(named),
         "plots": _plots(members),
         "rows": [
             (
@@ -119,11 +122,7 @@ def _group(number: int, name: str, members: Sequence[Finished]) -> Json:
         "methods": methods([figure for one in members for figure in _figures(one).values()]),
         "counts": [(name, _count(one)) for name, one in named],
         "comparisons": [_comparison(one) for one in others],
-        "reliability": [
-            (name, chart)
-            for name, one in named
-            if (chart := reliability_chart(one.results["metrics"].get("reliability") or []))
-        ],
+        "reliability": _reliability(named),
         "items": items,
         "kinds": _kinds(members),
         "more": max(0, count - ITEMS),
@@ -152,18 +151,42 @@ def _explanations(one: Finished) -> list[tuple[str, Markup]]:
     return [(f"{one.about['subject']}, item {name.partition('-')[2]}", fragment) for name, fragment in drawn]
 
 
-def _about(one: Finished) -> list[tuple[str, str]]:
-    evaluation = one.about["evaluation"]
+def _about(named: Sequence[tuple[str, Finished]]) -> list[tuple[str, str]]:
+    """What was asked and how it was measured: once where it is the same for all, otherwise of each."""
+    found = []
+    for term, tell in FACTS_OF.items():
+        told = [(name, str(tell(one) or "")) for name, one in named]
+        if len({text for _, text in told}) == 1:
+            found.append((term, told[0][1]))
+        else:
+            found += [(f"{term}, {name}", text) for name, text in told]
+    return [(term, text) for term, text in found if text]
+
+
+def _data(one: Finished) -> str:
+    data = one.about["evaluation"]["data"]
+    return data if isinstance(data, str) else json.dumps(data)
+
+
+def _judge(one: Finished) -> Any:
     judge = one.about.get("judge")
-    rows = [
-        ("Kind", evaluation["kind"]),
-        ("Data", evaluation["data"] if isinstance(evaluation["data"], str) else json.dumps(evaluation["data"])),
-        ("Split", evaluation["split"]),
-        ("Seed", str(one.about["seed"])),
-        ("Judge", (judge.get("run") or judge.get("function")) if isinstance(judge, dict) else judge or ""),
-        ("Signature", str(one.results["metrics"].get("bleu", {}).get("signature", ""))),
-    ]
-    return [(term, text) for term, text in rows if text]
+    return (judge.get("run") or judge.get("function")) if isinstance(judge, dict) else judge
+
+
+FACTS_OF: dict[str, Callable[[Finished], Any]] = {
+    "Kind": lambda one: one.about["evaluation"]["kind"],
+    "Data": _data,
+    "Split": lambda one: one.about["evaluation"]["split"],
+    "Seed": lambda one: one.about["seed"],
+    "Judge": _judge,
+    "BLEU": lambda one: one.results["metrics"].get("bleu", {}).get("signature"),
+    "chrF": lambda one: one.results["metrics"].get("chrf", {}).get("signature"),
+}
+
+
+def _reliability(named: Sequence[tuple[str, Finished]]) -> list[tuple[str, Markup]]:
+    charts = [(name, reliability_chart(one.results["metrics"].get("reliability") or [])) for name, one in named]
+    return [(name, chart) for name, chart in charts if chart]
 
 
 def _figures(one: Finished) -> Json:
