@@ -68,8 +68,9 @@ def sentence_bleu(
 
 
 class Statistics(NamedTuple):
-    """What a corpus's figure is computed from: of each item the counts of its texts, which add up. ``metric`` is
-    sacrebleu's, and knows the settings and the number of references."""
+    """What a corpus's figure is computed from: of each item the counts, which add up, in the mean over its texts (so
+    that smoothing, which hangs on their number, does not see how many there are). ``metric`` is sacrebleu's, and knows
+    the settings and the number of references."""
 
     metric: Any
     items: dict[Any, np.ndarray]
@@ -92,10 +93,10 @@ def statistics(
     # sacrebleu takes the first references of all texts, then the second ones; None where a text has fewer
     columns = [[own[i] if i < len(own) else None for own in references] for i in range(most)]
     counts = np.array(metric._extract_corpus_statistics(list(predictions), columns), dtype=float)
-    found: dict[Any, np.ndarray] = {}
+    found: dict[Any, list[np.ndarray]] = {}
     for item, row in zip(range(len(predictions)) if items is None else items, counts, strict=True):
-        found[item] = found[item] + row if item in found else row
-    return Statistics(metric, found)
+        found.setdefault(item, []).append(row)
+    return Statistics(metric, {item: np.mean(rows, axis=0) for item, rows in found.items()})
 
 
 def corpus_interval(found: Statistics, resamples: int = RESAMPLES) -> dict[str, Any]:
@@ -138,8 +139,8 @@ def _resampled(n: int, statistic: Callable[[np.ndarray], float], resamples: int)
 _DIGITS = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+"
 # behind a digit a hyphen is no sign, and behind a digit and a comma begins the next of a list
 NUMBER = re.compile(rf"(?<![\d.])(?<!\d,)-?(?:{_DIGITS})|(?<=\d,)(?:{_DIGITS})")
-# between two numbers
-SIGN = re.compile(r"(?<=\d)\s*([-+*/^=<>])\s*(?=[\d.-])")
+# of arithmetic, between two numbers or brackets
+SIGN = re.compile(r"(?<=[\d)])\s*([-+*/^=<>]+?)\s*(?=-?[\d.(])")
 
 
 def exact_match(prediction: str, references: Sequence[str], normalize: bool = True) -> bool:

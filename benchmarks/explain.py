@@ -9,6 +9,8 @@ it would by itself. The peers are timed on 100 masks of each pair and extrapolat
 in 8 units is run in full as well. Padding counts in time and not in tokens. Searches for anchors among 24 units, of
 both sides, are on the first pair alone.
 
+The tokens that LIME's masks need at least (the floor below) are also counted on 20 pairs, whose rewards are not asked.
+
 Errors: with 8 units against all masks; with 24 on the first pair against 50,000 fresh masks, whose standard error is
 printed, and on rewards of degree two against their closed form. The floor is the tree of the kept units' tokens (the
 prompt once, each beginning of kept units once). Needs captum (``pip install --no-deps captum``). Rows are kept under
@@ -46,6 +48,7 @@ from benchmarks.explain_tables import (
     OURS,
     SHARP,
     lines,
+    spread,
     summary,
 )
 from benchmarks.explain_texts import long_text, pairs
@@ -55,6 +58,7 @@ from graphs.environment import machine
 
 UNITS = (8, 24)
 SYNTHETIC_SEEDS = 20
+COUNTED = 20  # pairs whose tokens are counted; on those of --pairs time and tokens are measured
 
 
 def arms(bench: Bench, d: int, there: dict[str, Row]) -> dict[str, Callable[[], Row]]:
@@ -136,10 +140,12 @@ def measure(
                     rows[d][0][arm] = row(benches[0], d, arm, make)
         if timed:
             return None
+    others = [Bench(engine, role, pair, number, counts) for number, pair in enumerate(pairs(engine, COUNTED)[0])]
     return {
         "schema_version": 1,
         "texts": source,
         "pairs": count,
+        "counted": {f"d{d}": spread([other.counted(d) for other in others]) for d in UNITS},
         "threads": torch.get_num_threads(),
         **summary(rows, counts.samples),
         "long_answers": {"length": counts.long} | long,

@@ -92,20 +92,29 @@ class Bench:
             else:
                 table = drawn_table(ask, self.counts.samples, self.seed)
                 lime = fit_lime(table)
-        rng = np.random.default_rng(self.seed)
-        drawn = np.concatenate([np.ones((1, d), dtype=bool), draw_masks(d, self.counts.samples - 1, rng)])
-        texts = [ask.text(mask) for mask in drawn]
-        lengths = {text: self.length(text) for text in texts}
-        flat = flat_counts(len(self.prompt_ids), [lengths[text] for text in texts], list(lengths.values()))
-        sizes = [len(unit) for unit in self.unit_ids(units)]
         return measured(meter, self.engine.usage.scored - before, self.counts.samples) | {
             "prompt_tokens": len(self.prompt_ids),
             "answer_tokens": self.length(self.answer),
-            "floor": token_floor(len(self.prompt_ids), sizes, table.rows),
-            "flat": flat,
+            **self.counted(d, table.rows),
             "tau": typical_reward(table),
             "weights": list(lime.weights),
             **({"rewards": table.rewards.tolist()} if table.exact else {}),
+        }
+
+    def counted(self, d: int, scored: np.ndarray | None = None) -> Row:
+        """Tokens that LIME's masks come to for those that share nothing, and the ``floor`` of the masks bool[n, d] that
+        are scored: None: all of them, or as many as LIME draws. No model is asked."""
+        units, rng = self.units(d), np.random.default_rng(self.seed)
+        drawn = np.concatenate([np.ones((1, d), dtype=bool), draw_masks(d, self.counts.samples - 1, rng)])
+        ask = Rewards(self.scorer, self.prompt, units)
+        texts = [ask.text(mask) for mask in drawn]
+        lengths = {text: self.length(text) for text in dict.fromkeys(texts)}
+        if scored is None:
+            scored = all_masks(d) if d <= MAX_UNITS else np.unique(drawn, axis=0)
+        sizes = [len(unit) for unit in self.unit_ids(units)]
+        return {
+            "floor": token_floor(len(self.prompt_ids), sizes, scored),
+            "flat": flat_counts(len(self.prompt_ids), [lengths[text] for text in texts], list(lengths.values())),
         }
 
     def until_sharp(self, d: int) -> Row:

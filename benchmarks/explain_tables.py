@@ -33,6 +33,13 @@ def summary(rows: dict[int, list[dict[str, Row]]], samples: int) -> Json:
     return {f"d{d}": of_units(of_pairs, samples) for d, of_pairs in rows.items()} | {"overhead_share": overhead(ours)}
 
 
+def spread(counted: Sequence[Row]) -> Json:
+    """Of the counts of some pairs: LIME's tokens over the floor, together, and of the pairs with the least and most."""
+    each = [one["flat"]["naive"] / one["floor"] for one in counted]
+    together = sum(one["flat"]["naive"] for one in counted) / sum(one["floor"] for one in counted)
+    return {"pairs": len(counted), "floor_ratio": together, "least": min(each), "most": max(each)}
+
+
 def overhead(ours: Sequence[Row]) -> float:
     return 1 - sum(one["inside"] for one in ours) / sum(one["seconds"] for one in ours)
 
@@ -99,6 +106,11 @@ def lines(found: Json) -> list[str]:
     out = [f"{found['pairs']} pairs ({found['texts']}), float32, {found['threads']} threads; x: times Junto's"]
     for name in [name for name in found if name[0] == "d" and name[1:].isdigit()]:
         out += ["", *lines_of(name[1:], found[name])]
+        counted = found["counted"][name]
+        out.append(
+            f"counted on {counted['pairs']} pairs: at the floor {counted['floor_ratio']:.1f} times fewer tokens "
+            f"({counted['least']:.1f} to {counted['most']:.1f})"
+        )
     for name, row in found["synthetic"].items():
         errors = ", ".join(
             f"{who} {one['max_error']:.3f} ± {one['max_error_se']:.3f} ({one['masks']:.0f} masks)"

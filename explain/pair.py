@@ -100,7 +100,7 @@ def cut_pair(
 def known_frozen(frozen: Sequence[Frozen], chosen: str, rejected: str) -> list[str]:
     """What is frozen, all of it as text. Raises ValueError (one sentence) for what is in neither response."""
     texts = []
-    for one in frozen:
+    for one in [frozen] if isinstance(frozen, str) else frozen:  # one text is no list of its letters
         if not isinstance(one, str):
             raise ValueError("For two responses, what is frozen is given as text, since a span is in one of them.")
         if not one or (one not in chosen and one not in rejected):

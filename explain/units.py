@@ -129,9 +129,9 @@ def segment(text: str, units: str = "auto", max_units: int = MAX_UNITS, frozen: 
     """Cut a text into units.
 
     units: "steps", "sentences", "phrases", "words", or "auto": the coarsest of them that yields at least two units,
-    else words; where "auto" yields more than `max_units`, neighbours are merged. A kind that is named may have more,
-    and is then sampled. frozen: spans (start, end), or texts wherever they are written, that no unit holds,
-    so that they are never removed.
+    else words; where "auto" yields more than `max_units`, neighbours are merged (never over what is frozen, which may
+    leave more). A kind that is named may have more, and is then sampled. frozen: spans (start, end), or texts wherever
+    they are written, that no unit holds, so that they are never removed.
 
     Raises ValueError (one sentence) for a blank text, an unknown kind, what is frozen and not in the text, nothing
     left to remove, and a named kind with more than `MAX_SAMPLED` units.
@@ -139,7 +139,8 @@ def segment(text: str, units: str = "auto", max_units: int = MAX_UNITS, frozen: 
     known_most(max_units)
     if not text.strip():
         raise ValueError("There is nothing to explain: the text is empty.")
-    fixed = [span for one in frozen for span in _places(text, one)]
+    # one text is no list of its letters
+    fixed = [span for one in ([frozen] if isinstance(frozen, str) else frozen) for span in _places(text, one)]
 
     def cut(kind: str) -> tuple[Span, ...]:
         return _without(text, KINDS[kind](text), fixed)
@@ -149,9 +150,12 @@ def segment(text: str, units: str = "auto", max_units: int = MAX_UNITS, frozen: 
     if units == "auto":
         kind = next((kind for kind in KINDS if len(cut(kind)) >= 2), "words")
         spans = cut(kind)
-        if len(spans) > max_units:
-            return Units(text, _merge(spans, max_units), f"merged {kind}")
-        return Units(text, spans, kind)
+        if len(spans) <= max_units:
+            return Units(text, spans, kind)
+        merged = _merge(spans, max_units)
+        if len(merged) > MAX_SAMPLED:
+            raise ValueError(f"What is frozen cuts the text into {len(merged)} pieces, more than {MAX_SAMPLED}.")
+        return Units(text, merged, f"merged {kind}")
     if units not in KINDS:
         raise ValueError(f"Unknown units {units!r}; choose one of auto, {', '.join(KINDS)}.")
     spans = cut(units)

@@ -130,11 +130,11 @@ def _results(run: RunDir) -> str:
             [(words, estimate, interval)] = result_rows({key: value})
             lines.append(f"| {words} | {estimate} | {interval or formats.DASH} | {count(value)} |")
     evaluate = run.results("evaluate")
-    for results, of in ((evaluate, ""), (run.results("test"), "Test split: ")):
+    for results, of in ((evaluate, "Held-out: "), (run.results("test"), "Test split: ")):
         for place in COMPARISONS:
             if compared := comparison(results, place):
                 for label, estimate, interval, n in compared["table"]:
-                    lines.append(f"| {of}{compared['title']}: {label} | {estimate} | {interval} | {n} |")
+                    lines.append(f"| {of}{compared['title']}, {label} | {estimate} | {interval} | {n} |")
     if formats.is_interval(evaluate.get("kl")):
         estimate, interval = formats.interval(evaluate["kl"])
         lines.append(

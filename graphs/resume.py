@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
+
+from pydantic import ValidationError
 
 from alignment.errors import UsageError
 from alignment.run_dir import RunDir
 from graphs.modules import load_function
-from graphs.recipe import Recipe
+from graphs.recipe import Recipe, load_task
 
 # sections that decide what is trained and measured: a run goes on only with the same ones
 FIXED = ("seed", "task", "data", "backbone", "sft", "reward", "ppo", "evaluate", "test")
@@ -26,6 +29,9 @@ def prepare_resume(run: RunDir, recipe: Recipe) -> None:
     """
     # a run of an earlier version lacks keys that have come since: they had their defaults
     before, now = Recipe.model_validate(run.config()).model_dump(mode="json"), recipe.model_dump(mode="json")
+    if before["task"] == now["task"]:
+        with suppress(ValidationError):  # then the difference is told as it is
+            before["data"] = load_task(recipe.task, run.path).Options(**before["data"]).model_dump(mode="json")
     failed = _failed(run)
     begun = run.status()["stages"]
     fixed = [section for section in FIXED if section not in STAGES or section in begun]

@@ -7,7 +7,7 @@ import shutil
 from typing import Any
 
 from alignment.errors import JuntoError, UsageError
-from alignment.run_dir import RunDir, to_jsonl, write_atomic
+from alignment.run_dir import STAGES, RunDir, to_jsonl, write_atomic
 from graphs.gate import TRAINED, missed
 from graphs.recipe import Recipe
 
@@ -61,7 +61,8 @@ def send_back(recipe: Recipe, run: RunDir, stage: str) -> str:
     # samples go before the status: those of the evaluation would be taken for the next policy's
     run.rewind("samples.jsonl", "evaluate", -1)
     status = run.status()
-    for name in {trained, stage}:
+    # what comes after it was made from what it had left, in a run that had gone on before the gate was shut too
+    for name in STAGES[STAGES.index(trained) :]:
         status["stages"].pop(name, None)
     words = f"attempt {attempts + 2}, with {', '.join(f'{n} {v:.3g}' for n, v in changed.items())}, since {why}"
     told = run.status()["stages"].get(trained, {}).get("attempts", [])
@@ -69,8 +70,10 @@ def send_back(recipe: Recipe, run: RunDir, stage: str) -> str:
     status["attempts"] = status.get("attempts", {}) | {trained: attempts + 1}
     status["changed"] = status.get("changed", {}) | {trained: changed}
     write_atomic(run.path / "status.json", json.dumps(status, indent=1) + "\n")
-    for role in ROLES[trained]:
-        shutil.rmtree(run.path / "adapters" / role, ignore_errors=True)
+    for name in STAGES[STAGES.index(trained) :]:
+        shutil.rmtree(run.path / "checkpoints" / name, ignore_errors=True)
+        for role in ROLES.get(name, ()):
+            shutil.rmtree(run.path / "adapters" / role, ignore_errors=True)
     return words
 
 

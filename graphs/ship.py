@@ -116,6 +116,8 @@ def _status(run: RunDir, roles: Sequence[str]) -> dict[str, Any]:
     for stage in STAGES:
         left = {role for role in _there(run) if STAGE_OF[role] == stage} - {"value", *roles}  # none needs it after PPO
         if stage in OPTIONAL and not run.done(stage):
+            if stage == "test" and stage in status["stages"]:  # it has been asked, so nothing is trained after it
+                stages[stage] = {"state": status["stages"][stage]["state"], "origin": ORIGIN}
             continue
         if not run.done(stage) or left:
             break

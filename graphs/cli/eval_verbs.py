@@ -141,7 +141,8 @@ def eval_report(
 def eval_score(
     name: Annotated[str, typer.Argument(help="An evaluation, by folder.")],
     assignments: Annotated[
-        list[str] | None, typer.Option("--set", metavar="A.B=VALUE", help="metrics, extract or pass_at anew.")
+        list[str] | None,
+        typer.Option("--set", metavar="A.B=VALUE", help="metrics, extract, pass_at, rouge, bleu or chrf anew."),
     ] = None,
     json: Json = False,
     runs_root: RunsRoot = Path("runs"),

@@ -49,7 +49,9 @@ def run(names: Sequence[str], models: Sequence[str], asked: Asked) -> dict[str, 
     if len(asked.seeds) > 1:
         by_model: dict[tuple[str, str], list[Finished]] = {}
         for each in finished:
-            by_model.setdefault((each.path.parent.name, each.about["subject"]), []).append(each)
+            asked_of_it = each.about["evaluation"]
+            if asked_of_it["kind"] == "generate":
+                by_model.setdefault((json.dumps(asked_of_it), each.about["subject"]), []).append(each)
         finished += [comparisons.together(group) for group in by_model.values()]
     shown = [_shown(one) for one in finished]
     for demand in asked.require:
@@ -164,7 +166,8 @@ def print_comparisons(found: Sequence[dict[str, Any]], out: Console) -> None:
 
 def _shown(one: Finished) -> dict[str, Any]:
     about = {key: one.about.get(key) for key in ("subject", "seed", "judge", "updated")}
-    return {"name": one.name, "path": str(one.path), **about, "results": one.results}
+    path = [str(part.path) for part in one.parts] or str(one.path)
+    return {"name": one.name, "path": path, **about, "results": one.results}
 
 
 def _number(name: str, value: float, sign: str = "") -> str:

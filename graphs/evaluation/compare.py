@@ -17,7 +17,15 @@ from alignment.statistics import bootstrap, paired_bootstrap, paired_wilson
 from alignment.text_metrics import paired_corpus
 from alignment.win_rate import length_controlled, preferences, win_rate
 from graphs.evaluation.config import Evaluation
-from graphs.evaluation.measures import CORPUS, RIGHT_OR_WRONG, aggregated, by_item, corpus_statistics, pass_at
+from graphs.evaluation.measures import (
+    CORPUS,
+    RIGHT_OR_WRONG,
+    aggregated,
+    by_item,
+    corpus_statistics,
+    counted_by,
+    pass_at,
+)
 from graphs.tasks import Row
 
 Z = 1.959964 + 0.841621  # two-sided 5 %, power 80 %
@@ -49,13 +57,20 @@ class Finished:
             row | {"sample": row["sample"] + number * per_item} for number, rows in enumerate(of_each) for row in rows
         ]
 
+    def scored_samples(self) -> list[Row]:
+        """Those of the last command: others may be kept beside them, of items that it did not ask."""
+        scored = {(row["id"], row["sample"]) for row in self.rows("scores")}
+        return [row for row in self.rows("samples") if (row["id"], row["sample"]) in scored]
+
 
 def together(parts: Sequence[Finished]) -> Finished:
-    """One model's evaluations by several seeds as one, as if every item had as many more samples. Raises UsageError for
-    what was not asked or measured alike."""
+    """Evaluations of written texts by several seeds, or of several trainings, as one, as if every item had as many more
+    samples. Raises UsageError for what was not asked or measured alike, and for one that is there twice."""
     first = parts[0]
     if len(parts) == 1:
         return first
+    if len({one.path.resolve() for one in parts}) < len(parts):
+        raise UsageError(f"{first.name} is named twice; what is put together are evaluations by different seeds")
     # one of an earlier version lacks settings that have come since
     evaluation, *others = (Evaluation.model_validate(one.about["evaluation"]) for one in parts)
     for other, asked_of_it in zip(parts[1:], others, strict=True):
@@ -63,9 +78,13 @@ def together(parts: Sequence[Finished]) -> Finished:
             raise UsageError(f"{other.name} and {first.name} differ in their evaluation, and cannot be put together")
         if not same_judge(first.about.get("judge"), other.about.get("judge")):
             raise UsageError(f"{other.name} and {first.name} were scored by two judges, and cannot be put together")
-    union = replace(first, about=first.about | {"seed": [one.about["seed"] for one in parts]}, parts=tuple(parts))
-    results = aggregated(evaluation, union.rows("items"), union.rows("samples"), union.rows("scores"))
-    asked = max(one.results["asked"] for one in parts)
+    if evaluation.kind != "generate":
+        raise UsageError(f"{first.name}: a seed decides nothing where nothing is written, so there is one of each")
+    subject = "+".join(dict.fromkeys(one.about["subject"] for one in parts))
+    about = first.about | {"subject": subject, "seed": [one.about["seed"] for one in parts]}
+    union = replace(first, about=about, parts=tuple(parts))
+    results = aggregated(evaluation, union.rows("items"), union.scored_samples(), union.rows("scores"))
+    asked = max(results["n"], *(one.results["asked"] for one in parts))
     return replace(union, results=results | {"asked": asked, "complete": all(one.results["complete"] for one in parts)})
 
 
@@ -133,7 +152,8 @@ def compared(first: Finished, second: Finished) -> dict[str, Any]:
     metrics |= _of_corpora(first, second)
     for name in (name for name in first.results["metrics"] if name.startswith("pass@")):
         a, b = (pass_at(rows, int(name.removeprefix("pass@"))) for rows in (mine, other))
-        if name in second.results["metrics"] and (ids := [one for one in a if one in b]):
+        same = name in second.results["metrics"] and counted_by(mine) == counted_by(other)
+        if same and (ids := [one for one in a if one in b]):
             metrics[name] = _difference(name, [a[one] for one in ids], [b[one] for one in ids])
     compared: dict[str, Any] = {
         "first": first.name,
@@ -142,9 +162,10 @@ def compared(first: Finished, second: Finished) -> dict[str, Any]:
         "n": len(common),
         "metrics": metrics,
     }
-    if "reward" in metrics:
+    # sample by sample, so not one against several
+    if "reward" in metrics and len(first.parts) == len(second.parts):
         compared |= _wins(first, second)
-    elif "reward" in names:
+    elif "reward" in names and "reward" not in metrics:
         compared["note"] = "the rewards are of two judges, whose scales differ, and are not compared"
     return compared
 
@@ -166,7 +187,7 @@ def _of_corpora(first: Finished, second: Finished) -> dict[str, Any]:
         sides = []
         for one in (first, second):
             evaluation = Evaluation.model_validate(one.about["evaluation"])
-            sound = [row for row in one.rows("samples") if "error" not in row]
+            sound = [row for row in one.scored_samples() if "error" not in row]
             sides.append(corpus_statistics(evaluation, name, one.rows("items"), sound))
         if sides[0].items.keys() & sides[1].items.keys():
             found[name] = paired_corpus(sides[0], sides[1])
@@ -175,7 +196,7 @@ def _of_corpora(first: Finished, second: Finished) -> dict[str, Any]:
 
 def _bits(first: Finished, second: Finished) -> dict[str, Any] | None:
     """Of all the documents that both have together; None where there is none."""
-    a, b = ({row["id"]: row for row in one.rows("samples") if "error" not in row} for one in (first, second))
+    a, b = ({row["id"]: row for row in one.scored_samples() if "error" not in row} for one in (first, second))
     ids = [one for one in a if one in b and a[one]["bytes"]]
     if not ids:
         return None

@@ -39,6 +39,8 @@ def _judged(one: Finished) -> dict[tuple[str, int], tuple[float, str]]:
 def explain_disagreements(first: Finished, second: Finished, count: int, tell: Callable[[str], None]) -> None:
     """Explains the largest ones by the judge that scored both, into ``explanations/`` of the second. Raises UsageError
     where no run's reward model has judged both."""
+    if second.parts:
+        raise UsageError("several evaluations together are not explained; name one of them")
     judge = second.about.get("judge")
     if not isinstance(judge, dict) or "run" not in judge or not same_judge(judge, first.about.get("judge")):
         raise UsageError(f"{first.name} and {second.name} were not scored by the reward model of one run")

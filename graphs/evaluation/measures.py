@@ -138,9 +138,8 @@ def corpus_statistics(
 
 
 def pass_at(scores: Sequence[Row], k: int) -> dict[str, float]:
-    """pass@k of each item that has as many samples, by the first metric that is right or wrong."""
-    names = (name for score in scores for name in score if name in RIGHT_OR_WRONG)
-    right = next(names, None)
+    """pass@k of each item that has as many samples."""
+    right = counted_by(scores)
     counts: dict[str, list[bool]] = {}
     for score in scores:
         if right in score:  # not where the sample failed
@@ -148,6 +147,11 @@ def pass_at(scores: Sequence[Row], k: int) -> dict[str, float]:
     return {
         key: text_metrics.pass_at_k(len(values), sum(values), k) for key, values in counts.items() if len(values) >= k
     }
+
+
+def counted_by(scores: Sequence[Row]) -> str | None:
+    """The metric of pass@k: the first that is right or wrong."""
+    return next((name for score in scores for name in score if name in RIGHT_OR_WRONG), None)
 
 
 def by_item(scores: Sequence[Row], name: str) -> dict[str, float]:

@@ -21,6 +21,8 @@ JUDGED = ("reward", "solved")  # what is not found in the samples alone
 def rescore(finished: Finished, assignments: Sequence[str]) -> None:
     """Writes scores and results anew; rewards, and what a recipe's task found, stay as they are. Raises UsageError for
     a change of what decides the samples."""
+    if finished.parts:
+        raise UsageError("several evaluations together have no scores of their own; name one of them")
     for assignment in assignments:
         key = assignment.partition("=")[0].strip().split(".")[0]
         if key not in SCORING:

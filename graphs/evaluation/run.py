@@ -90,15 +90,17 @@ def _of_recipe(path: Path, run: RunDir | None, asked: Asked) -> Prepared:
         raise UsageError(
             f"{refused[0]}: the prompts are those of the recipe's task; --set takes {', '.join(OF_TASK)}, split"
         )
-    split = next((one.partition("=")[2].strip() for one, key in given.items() if key == "split"), "validation")
+    named = [one.partition("=")[2].strip().strip("'\"") for one in asked.overrides if given[one] == "split"]
+    split = named[-1] if named else "validation"
     recipe = load_recipe(path, asked.of_recipe)
     base = Path(run.environment().get("base", run.path)) if run else path.parent
     if run is None:  # of this name, for its reward model
         run = RunDir.find(recipe.name, asked.runs_root)
     task = load_task(recipe.task, path.parent)
     splits = task.load(task.Options(**recipe.data), recipe.seed, base).prompts
-    if split not in splits:
-        raise UsageError(f"split={split}: the task of {path} has no such prompts; there are {', '.join(splits)}")
+    if not splits.get(split):
+        there = ", ".join(name for name, rows in splits.items() if rows)
+        raise UsageError(f"split={split}: the task of {path} has no such prompts; there are {there}")
     items = [
         {"id": asked_id(row["prompt"], row["question"]), "place": f"question {row['question']!r}"}
         | {"prompt": row["prompt"], "question": row["question"], "targets": []}
@@ -146,7 +148,9 @@ def run_prepared(prepared: Sequence[Prepared], models: Sequence[str], asked: Ask
             subject = subject_of(model)
             with _answering(subject, asked) as answer:
                 for one, ids in zip(prepared, chosen, strict=True):
-                    for seed in asked.seeds:
+                    # where nothing is written a seed decides nothing
+                    seeds = dict.fromkeys(asked.seeds if one.evaluation.kind == "generate" else asked.seeds[:1])
+                    for seed in seeds:
                         yield _evaluate(one, ids, subject, answer, asked, seed, report)
 
 

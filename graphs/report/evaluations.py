@@ -6,7 +6,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -83,8 +82,7 @@ def write_page(found: Sequence[Finished], path: Path) -> list[Path]:
     for one in found:
         groups.setdefault(str(one.about["name"]), []).append(one)
     for name, members in groups.items():
-        named = list(zip(told_apart([str(one.about["subject"]) for one in members], members), members, strict=True))
-        drawn = [(f"reliability-{re.sub('[^a-z0-9]+', '-', of.lower())}", chart) for of, chart in _reliability(named)]
+        drawn = [(f"reliability-{of}", chart) for of, chart in _reliability([(one.path.name, one) for one in members])]
         for metric, plot in [*_plots(members), *drawn]:
             picture = path.with_name(f"{path.stem}-{name}-{metric.replace('@', '-at-')}.svg")
             write_atomic(picture, formats.clean(_standalone(str(plot))))
@@ -155,7 +153,7 @@ def _about(named: Sequence[tuple[str, Finished]]) -> list[tuple[str, str]]:
     """What was asked and how it was measured: once where it is the same for all, otherwise of each."""
     found = []
     for term, tell in FACTS_OF.items():
-        told = [(name, str(tell(one) or "")) for name, one in named]
+        told = [(name, "" if (fact := tell(one)) is None else str(fact)) for name, one in named]
         if len({text for _, text in told}) == 1:
             found.append((term, told[0][1]))
         else:

@@ -30,8 +30,8 @@ def part(value: Any, *keys: str) -> Json:
 
 # by the place in the results: title, unit of the two arms, unit of their difference, whether it is a share
 COMPARISONS = {
-    ("reward",): ("Held-out reward", "mean reward", "in reward", False),
-    ("solved",): ("Share of held-out prompts solved", "% solved", "points", True),
+    ("reward",): ("Reward", "mean reward", "in reward", False),
+    ("solved",): ("Share of prompts solved", "% solved", "points", True),
     ("ability", "plain-text"): ("General ability: perplexity of plain prose", "per token", "per token", False),
     ("ability", "knowledge"): ("General ability: questions of knowledge", "% right", "points", True),
     ("ability", "sense"): ("General ability: sensible endings", "% right", "points", True),

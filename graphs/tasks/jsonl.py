@@ -65,11 +65,11 @@ def load(options: Options, seed: int, base: str | Path = ".") -> TaskData:
     """Rows of the three files, split by a hash of the prompt.
 
     The split depends on nothing but the prompt: equal prompts are on one side, in all three files and for
-    every seed. What the test asks is left out of instructions and pairs. Raises UsageError for a file or row that is
-    not as described above, or for an empty split.
+    every seed. Rows of instructions and pairs with a prompt of the test are left out. Raises UsageError for a file or
+    row that is not as described above, or for an empty split.
     """
     notes: list[str] = []
-    parts: dict[str, Splits] = {"pairs": {"train": [], "validation": []}}
+    files: dict[str, tuple[Path, list[Row]]] = {}
     parsers = {"instructions": shapes.instruction, "pairs": shapes.preference, "prompts": shapes.question}
     for key, parse in parsers.items():
         if not getattr(options, key):
@@ -78,11 +78,15 @@ def load(options: Options, seed: int, base: str | Path = ".") -> TaskData:
         rows = _rows(path, parse, options, notes)
         if key == "pairs":
             rows = _one_kind(path, rows, options, notes)
-        rows = _distinct(path, rows, options, notes)
-        parts[key] = _split(path, rows, options, key == "prompts")
-        if key != "prompts" and (left := parts[key].pop("test", [])):
-            notes.append(f"{path}: {len(left)} rows left out, whose prompts are in the share of the test")
-    return TaskData(sft=parts["instructions"], pairs=parts["pairs"], prompts=parts["prompts"], notes=notes)
+        files[key] = path, _distinct(path, rows, options, notes)
+    prompts = _split(*files["prompts"], options)
+    test = {row["id"] for row in prompts.get("test", [])}
+    learned = {key: _split(*file, options, test) for key, file in files.items() if key != "prompts"}
+    for key, part in learned.items():
+        if left := part.pop("test", []):
+            notes.append(f"{files[key][0]}: {len(left)} rows left out, whose prompts the test asks")
+    pairs = learned.get("pairs", {"train": [], "validation": []})
+    return TaskData(sft=learned["instructions"], pairs=pairs, prompts=prompts, notes=notes)
 
 
 def prompt(question: str, board: Sequence[str] = (), persona: str = "") -> Messages:
@@ -255,16 +259,16 @@ def distinct(rows: list[Row]) -> tuple[list[Row], list[str]]:
     return kept, repeated
 
 
-def _split(path: Path, rows: list[Row], options: Options, asked: bool) -> Splits:
-    """Rows by their prompts. asked: whether they are what the splits ask, so that none may be empty."""
+def _split(path: Path, rows: list[Row], options: Options, asked: set[str] | None = None) -> Splits:
+    """Rows by their prompts. asked: of rows to learn from, what the test asks; the rest of its share is learned from."""
     parts: Splits = {name: [] for name in ("train", "validation", *(["test"] if options.test else []))}
     for row in rows:
         # a plain text has no prompt, so it stands for itself
-        turns = row["prompt"] or [{"role": "assistant", "content": row["response"]}]
-        place = int(shapes.key_of(turns), 16) / 16**16
-        parts[split_of(place, options.validation, options.test)].append(row)
+        key = shapes.key_of(row["prompt"] or [{"role": "assistant", "content": row["response"]}])
+        side = split_of(int(key, 16) / 16**16, options.validation, options.test)
+        parts["train" if side == "test" and asked is not None and key not in asked else side].append(row)
     for name, part in parts.items():
-        if not part and (name != "test" or asked):
+        if not part and (name != "test" or asked is None):
             shares = f"data.validation {options.validation}" + (f", data.test {options.test}" if options.test else "")
             raise UsageError(
                 f"{path}: the {name} split is empty ({len(rows)} rows, {shares}); give more rows or another share"

@@ -139,6 +139,13 @@ def test_exact_match() -> None:
         ("3–4", "3-4", False),  # a dash is no ASCII punctuation
         ("It is 3, 4", "it is 3 4", True),
         ("1/2", "1*2", False),
+        ("(1+2)*3", "(1+2)/3", False),
+        ("2*(3+4)", "2+(3+4)", False),
+        ("3<=4", "3>=4", False),
+        ("2**3", "2//3", False),
+        ("3*-4", "3/-4", False),
+        ("3 * -4", "3 * -4.", True),
+        ("pages (3-4)", "Pages (3-4).", True),
     ]:
         assert text_metrics.exact_match(text, [reference]) is same, (text, reference)
     assert text_metrics.exact_match("The Eiffel  Tower!", ["eiffel tower"])

@@ -323,9 +323,14 @@ def test_what_the_test_asks_is_in_nothing_that_is_trained_on(tmp_path):
     for part, kind in ((data.sft, "instructions"), (data.pairs, "pairs")):
         assert part.keys() == {"train", "validation"}
         assert [{row["prompt"][0]["content"] for row in part[name]} for name in part] == asked[:2]
-        note = f"good-{kind}.jsonl: {len(asked[2])} rows left out, whose prompts are in the share of the test"
+        note = f"good-{kind}.jsonl: {len(asked[2])} rows left out, whose prompts the test asks"
         assert any(one.endswith(note) for one in data.notes)
     assert data.prompts["validation"] == before.prompts["validation"]
+    # what the test does not ask is learned from, wherever its hash falls
+    few = write(tmp_path, "few.jsonl", [row for row in good("prompts") if row["prompt"] not in [*asked[2]][1:]])
+    fewer = jsonl.load(options(tmp_path, validation=0.3, test=0.4, prompts=few), 0, tmp_path)
+    assert [row["question"] for row in fewer.prompts["test"]] == [*asked[2]][:1]
+    assert len(fewer.sft["train"]) == len(data.sft["train"]) + len(asked[2]) - 1
     one = write(tmp_path, "one.jsonl", [{"prompt": f"question {i}"} for i in range(6)])
     message = refusal(tmp_path, prompts=one, validation=0.3, test=0.001)
     assert "the test split is empty (6 rows, data.validation 0.3, data.test 0.001)" in message
@@ -351,7 +356,7 @@ def test_the_split_depends_on_the_prompt_alone_and_grows_with_the_share(texts, s
     def held_out(words: list[str], share: float) -> set[str]:
         rows = [{"prompt": [{"role": "user", "content": word}]} for word in anchors + words]
         options = jsonl.Options(instructions="x", prompts="x", validation=share)
-        parts = jsonl._split(Path("x"), rows, options, True)
+        parts = jsonl._split(Path("x"), rows, options)
         sides = {side: {row["prompt"][0]["content"] for row in part} for side, part in parts.items()}
         assert not sides["train"] & sides["validation"]
         assert sides["train"] | sides["validation"] == {*anchors, *words}
