@@ -260,7 +260,7 @@ def distinct(rows: list[Row]) -> tuple[list[Row], list[str]]:
 
 
 def _split(path: Path, rows: list[Row], options: Options, asked: set[str] | None = None) -> Splits:
-    """Rows by their prompts. asked: of rows to learn from, what the test asks; the rest of its share is learned from."""
+    """Rows by their prompts. asked: of rows to learn from, what the test asks; its share has more in it."""
     parts: Splits = {name: [] for name in ("train", "validation", *(["test"] if options.test else []))}
     for row in rows:
         # a plain text has no prompt, so it stands for itself

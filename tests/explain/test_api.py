@@ -232,6 +232,8 @@ def test_text_frozen_in_a_pair_stays_on_whichever_side_has_it() -> None:
     [
         (None, ["nowhere"], "auto", "'nowhere' is to be frozen and is not in the text"),
         (None, [""], "auto", "'' is to be frozen"),
+        (None, "nowhere", "auto", "'nowhere' is to be frozen and is not in the text"),  # no list of letters
+        ("so bad", "nowhere", "auto", "'nowhere' is to be frozen and is in neither response"),
         (None, [(0, 99)], "auto", "The frozen span 0 to 99 is not within the text of 8 characters"),
         ("so bad", ["nowhere"], "auto", "'nowhere' is to be frozen and is in neither response"),
         ("so bad", [""], "auto", "'' is to be frozen"),

@@ -127,6 +127,12 @@ def test_frozen_spans_are_in_no_unit(text: str, frozen: list[tuple[int, int]], k
     assert list(units.spans) == sorted(units.spans)
 
 
+def test_what_is_frozen_may_leave_more_pieces_than_are_merged_and_not_too_many() -> None:
+    assert len(segment("ab, " * 40, frozen=[","])) == 41 - 1
+    with pytest.raises(ValueError, match="cuts the text into 600 pieces, more than 500"):
+        segment("ab, " * 600, frozen=[","])
+
+
 def test_a_frozen_span_outside_the_text_is_refused() -> None:
     with pytest.raises(ValueError, match="frozen span 2 to 9 is not within the text of 3 characters"):
         segment("a b", frozen=[(2, 9)])

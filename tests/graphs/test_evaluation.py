@@ -26,6 +26,7 @@ from graphs.evaluation.disagreements import disagreements
 from graphs.evaluation.graph import Limits
 from graphs.evaluation.items import chosen_items, load_items
 from graphs.evaluation.require import met, parsed
+from graphs.evaluation.rescore import rescore
 from graphs.evaluation.run import Asked, asked_id, prepare, run_evaluations
 from graphs.evaluation.subject import opened
 from graphs.tasks import game24
@@ -360,6 +361,30 @@ def test_seeds_are_measured_together_as_more_samples(tmp_path: Path, tiny_model:
     other = run(evaluation_at(tmp_path, ROWS, **settings | {"max_tokens": 3}), [str(tiny_model)], seeds=[3])
     with pytest.raises(UsageError, match="differ in their evaluation"):
         compare.together([parts[0], other[0]])
+    with pytest.raises(UsageError, match="is named twice"):
+        compare.together([parts[0], parts[0]])
+    with pytest.raises(UsageError, match="have no scores of their own"):
+        rescore(union, ["metrics=[contains]"])
+    # fewer are asked: what else lies in the folder is no part of it any more
+    fewer = compare.together(run(path, [str(tiny_model)], seeds=[3, 5], limit=4))
+    assert fewer.results["n"] == fewer.results["metrics"]["chrf"]["n"] == 4
+    assert compare.compared(fewer, fewer)["metrics"]["chrf"]["difference"]["n"] == 4
+
+
+def test_a_seed_decides_nothing_where_nothing_is_written(tmp_path: Path, tiny_model: Path) -> None:
+    settings = {"name": "c", "kind": "choice", "data": "rows.jsonl", "prompt": "q", "choices": "o", "answer": "r"}
+    path = evaluation_at(tmp_path, [{"q": "one", "o": ["a cat", "no"], "r": 1}], **settings)
+    found = run(path, [str(tiny_model)], seeds=[1, 2])
+    assert [one.about["seed"] for one in found] == [1]
+
+
+def test_pass_at_k_of_two_metrics_is_not_compared(tmp_path: Path) -> None:
+    two = []
+    for name, metric in (("one", "number"), ("other", "contains")):
+        scores = [{"id": str(i), "sample": k, metric: k == 0} for i in range(3) for k in range(2)]
+        two.append(finished(tmp_path / name, scores, scores, {"pass@1": {"value": 0.5}}))
+    assert "pass@1" not in compare.compared(*two)["metrics"]
+    assert compare.compared(two[0], two[0])["metrics"]["pass@1"]["difference"]["value"] == 0.0
 
 
 def test_nothing_is_in_every_text() -> None:

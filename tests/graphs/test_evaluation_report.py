@@ -52,6 +52,26 @@ def two(tmp_path: Path) -> list[compare.Finished]:
     return [first, finished(tmp_path, f"two {HOSTILE}", [True, True, True, False])]
 
 
+def test_what_is_told_once_and_what_of_each(tmp_path: Path) -> None:
+    def one(name: str, seed: int, judge: str) -> compare.Finished:
+        about = {
+            "evaluation": {"kind": "generate", "data": "d", "split": "test"},
+            "seed": seed,
+            "judge": {"run": judge},
+        }
+        return compare.Finished(tmp_path / name, about, {"metrics": {}})
+
+    told = evaluations._about([("a", one("a", 0, "r1")), ("b", one("b", 0, "r2"))])
+    assert told == [
+        ("Kind", "generate"),
+        ("Data", "d"),
+        ("Split", "test"),
+        ("Seed", "0"),
+        ("Judge, a", "r1"),
+        ("Judge, b", "r2"),
+    ]
+
+
 def test_texts_from_outside_are_text(two: list[compare.Finished]) -> None:
     page = evaluations.evaluations_page(two)
     assert page.count("<script") == 1 and "<img" not in page and "\x00" not in page

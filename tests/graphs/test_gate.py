@@ -119,6 +119,20 @@ def test_ppo_is_trained_again_with_other_settings_and_the_run_ends_with_a_reason
     assert "attempt 3, with ppo.kl_coef 0.9, ppo.learning_rate 0.00025" in page
 
 
+def test_a_gate_that_is_shut_after_the_end_undoes_all_that_came_of_it(tmp_path: Path, tiny_model: Path) -> None:
+    run = aligned(tmp_path, tiny_model)
+    ended = {name: run.path / "adapters" / name / "adapter.json" for name in ("sft", "reward", "policy")}
+    before = {name: json.loads(path.read_text())["sha256"] for name, path in ended.items()}
+    perplexity = run.results("sft")["perplexity"]
+    shut = {"require": {"sft.perplexity": f"< {perplexity}"}, "retries": 1, "change": {"sft.learning_rate": 2.0}}
+    aligned(tmp_path, tiny_model, **shut)
+    after = {name: json.loads(path.read_text())["sha256"] for name, path in ended.items()}
+    assert run.status()["state"] == "done" and not {*before.values()} & {*after.values()}
+    answered = [row for row in run.samples() if row["stage"] == "evaluate"]
+    assert len(answered) == 2 * run.results("evaluate")["n"]
+    assert [row["step"] for row in run.metrics() if row["stage"] == "ppo"] == [1, 2]
+
+
 def test_a_gate_that_is_met_changes_nothing(tmp_path: Path, tiny_model: Path) -> None:
     require = {"validation.kl": "> -1000", "sft.perplexity": "> 0", "reward.pair_accuracy": ">= 0"}
     run = aligned(tmp_path, tiny_model, require=require, retries=1, change={"ppo.learning_rate": 0.5})
