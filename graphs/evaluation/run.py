@@ -90,8 +90,8 @@ def _of_recipe(path: Path, run: RunDir | None, asked: Asked) -> Prepared:
         raise UsageError(
             f"{refused[0]}: the prompts are those of the recipe's task; --set takes {', '.join(OF_TASK)}, split"
         )
-    named = [one.partition("=")[2].strip().strip("'\"") for one in asked.overrides if given[one] == "split"]
-    split = named[-1] if named else "validation"
+    asked_for = [one.partition("=")[2].strip().strip("'\"") for one in asked.overrides if given[one] == "split"]
+    split = asked_for[-1] if asked_for else "validation"
     recipe = load_recipe(path, asked.of_recipe)
     base = Path(run.environment().get("base", run.path)) if run else path.parent
     if run is None:  # of this name, for its reward model

@@ -10,6 +10,7 @@ from alignment.errors import UsageError
 from explain import explain_pair, explain_text
 from explain.result import from_json
 from graphs.explain import ExplainContext, build, graph
+from graphs.explaining import How, known
 
 CHOSEN, REJECTED = "good right fine", "bad long good"
 
@@ -128,8 +129,6 @@ def test_the_policy_fills_gaps_from_left_to_right() -> None:
         ({"units": "diff"}, "need two responses"),
     ],
 )
-def test_the_command_refuses_an_option_before_a_model_is_loaded(how, message) -> None:
-    from graphs.cli import explain
-
+def test_an_option_that_cannot_be_is_refused_in_a_sentence(how, message) -> None:
     with pytest.raises(UsageError, match=message):
-        explain.explain_text(None, "?", "a b", how.pop("units", "auto"), "float32", explain.How(**how))
+        known([{"role": "user", "content": "?"}], ["a b"], How(**how))

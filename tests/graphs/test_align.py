@@ -343,7 +343,9 @@ def test_the_test_split_is_asked_once_and_nothing_is_trained_after_it(
 def test_a_test_split_that_the_data_have_not_is_refused_before_anything_is_trained(
     tiny_model: Path, tmp_path: Path
 ) -> None:
-    recipe = recipe_of(tmp_path, tiny_model, task="countdown", data={"lines": 8, "pairs": 8}, test={"n": 5})
+    recipe = recipe_of(
+        tmp_path, tiny_model, task="graphs.tasks.countdown", data={"lines": 8, "pairs": 8}, test={"n": 5}
+    )
     with pytest.raises(UsageError, match="test.n asks for a test split and the data have none; set data.test"):
         align(recipe, tmp_path)
     assert not (tmp_path / "runs" / "tiny").exists()

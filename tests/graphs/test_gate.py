@@ -127,7 +127,9 @@ def test_a_gate_that_is_shut_after_the_end_undoes_all_that_came_of_it(tmp_path: 
     shut = {"require": {"sft.perplexity": f"< {perplexity}"}, "retries": 1, "change": {"sft.learning_rate": 2.0}}
     aligned(tmp_path, tiny_model, **shut)
     after = {name: json.loads(path.read_text())["sha256"] for name, path in ended.items()}
-    assert run.status()["state"] == "done" and not {*before.values()} & {*after.values()}
+    assert run.status()["state"] == "done"
+    # the reward model begins with the base model, so it is the same again
+    assert [before[name] == after[name] for name in ("sft", "reward", "policy")] == [False, True, False]
     answered = [row for row in run.samples() if row["stage"] == "evaluate"]
     assert len(answered) == 2 * run.results("evaluate")["n"]
     assert [row["step"] for row in run.metrics() if row["stage"] == "ppo"] == [1, 2]
