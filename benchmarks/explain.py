@@ -14,8 +14,9 @@ The tokens that LIME's masks need at least (the floor below) are also counted on
 Errors: with 8 units against all masks; with 24 on the first pair against 50,000 fresh masks, whose standard error is
 printed, and on rewards of degree two against their closed form. The floor is the tree of the kept units' tokens (the
 prompt once, each beginning of kept units once). Needs captum (``pip install --no-deps captum``). Rows are kept under
-``--folder``; the same command again goes on. What has been measured so far is in ``benchmarks/rows/explain.jsonl``: as
-``rows.jsonl`` in that folder it is not measured again, by the same model on the same processor. The data are looked for in JUNTO_DATA, or ../shared/data.
+``--folder``; the same command again goes on. What has been measured is in ``benchmarks/rows/explain.jsonl``: as
+``rows.jsonl`` in that folder it is not measured again, by the same model on the same processor. The data are looked for
+in JUNTO_DATA, or ../shared/data.
 """
 
 from __future__ import annotations
