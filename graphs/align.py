@@ -326,6 +326,8 @@ def run_align(
     answers; without it the run waits, and WaitingRun is raised."""
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1))
     task = load_task(recipe.task, base)
+    making = "reading or making the rows"  # which may take minutes
+    report({"stage": "data", "step": 0, "total": 1, "metrics": {}, "message": making})
     rows = task.load(task.Options(**recipe.data), recipe.seed, base)
     if recipe.reward.function is None:
         refuse_other_kind(recipe.reward, rows.pairs["train"] + rows.pairs["validation"])

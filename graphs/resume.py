@@ -25,7 +25,8 @@ def prepare_resume(run: RunDir, recipe: Recipe) -> None:
     """Raises UsageError where the run was made with another recipe.
 
     The section of a stage that has not begun may be another one. So may that of the stage that failed, since that is
-    how a failure is mended: the stage then begins again, with what was finished before it.
+    how a failure is mended: the stage then begins again, with what was finished before it. What was trained elsewhere
+    goes on in the arithmetic of this machine.
     """
     # a run of an earlier version lacks keys that have come since: they had their defaults
     before, now = Recipe.model_validate(run.config()).model_dump(mode="json"), recipe.model_dump(mode="json")
@@ -36,6 +37,8 @@ def prepare_resume(run: RunDir, recipe: Recipe) -> None:
     begun = run.status()["stages"]
     fixed = [section for section in FIXED if section not in STAGES or section in begun]
     changed = {section: list(_differences(before.get(section), now[section], section)) for section in fixed}
+    if begun and all("origin" in entry for entry in begun.values()):
+        changed["backbone"] = [key for key in changed["backbone"] if key != "backbone.compute_dtype"]
     if "reward" in begun and "ppo" not in begun and recipe.reward.normalize == "reference":
         changed["ppo"] = [key for key in _differences(before["ppo"], now["ppo"], "ppo") if key in SAMPLED]
     if _gold_changed(run, recipe):

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
+from math import gcd
 from typing import Any
 
 from graphs.tasks import Row
@@ -67,32 +68,48 @@ def plain_moves(state: State, want_alive: bool, game: Game) -> list[tuple[str, S
 
 def alive(state: Sequence[Fraction], game: Game) -> bool:
     """Whether the target can still be reached."""
-    if game.whole:  # whole numbers stay whole, and are several times as fast as fractions
-        return _alive(tuple(sorted(map(int, state))), int(game.target), True)
-    return _alive(tuple(sorted(state)), game.target, False)
+    # whole numbers, and numerators with their denominators, are several times as fast as Fraction
+    if game.whole:
+        return _alive(tuple(sorted(map(int, state))), int(game.target), _whole)
+    return _alive(tuple(sorted(map(Fraction.as_integer_ratio, state))), game.target.as_integer_ratio(), _ratios)
 
 
-@lru_cache(1 << 17)
-def _alive(state: tuple, target: Fraction | int, whole: bool) -> bool:
+@lru_cache(1 << 18)
+def _alive(state: tuple, target: Any, results: Callable[[Any, Any], set]) -> bool:
     if len(state) == 1:
         return state[0] == target
     for i in range(len(state)):
         for j in range(i):
-            values = _results(state[i], state[j], whole)
+            values = results(state[i], state[j])
             if len(state) == 2:
                 return target in values
             rest = state[:j] + state[j + 1 : i] + state[i + 1 :]
-            if any(_alive(tuple(sorted((*rest, value))), target, whole) for value in values):
+            if any(_alive(tuple(sorted((*rest, value))), target, results) for value in values):
                 return True
     return False
 
 
-def _results(a: Fraction | int, b: Fraction | int, whole: bool) -> set:
-    found: set = {a + b, a * b, a - b, b - a}
-    for x, y in ((a, b), (b, a)):
-        if y and not (whole and x % y):
-            found.add(x // y if whole else x / y)
-    return {value for value in found if value > 0} if whole else found
+def _whole(a: int, b: int) -> set[int]:
+    """What one operation makes of two positive whole numbers, of that what is positive and whole."""
+    found = {a + b, a * b, a - b, b - a}
+    found |= {x // y for x, y in ((a, b), (b, a)) if not x % y}
+    return {value for value in found if value > 0}
+
+
+def _ratios(a: tuple[int, int], b: tuple[int, int]) -> set[tuple[int, int]]:
+    """What one operation makes of two fractions, in lowest terms."""
+    (p, q), (r, s) = a, b
+    found = {(p * s + r * q, q * s), (p * r, q * s), (p * s - r * q, q * s), (r * q - p * s, q * s)}
+    if r:
+        found.add((p * s, q * r))
+    if p:
+        found.add((r * q, s * p))
+    return {_lowest(*one) for one in found}
+
+
+def _lowest(numerator: int, denominator: int) -> tuple[int, int]:
+    divisor = gcd(numerator, denominator) * (-1 if denominator < 0 else 1)
+    return numerator // divisor, denominator // divisor
 
 
 def follow(state: State, lines: Sequence[str], whole: bool = False) -> State | None:

@@ -272,8 +272,13 @@ def test_a_run_goes_on_where_what_came_ends(origin: Path, elsewhere: Path, capsy
     assert main([*COUNCIL, "--json"]) == 0
     assert "has no policy and no reward" not in capsys.readouterr().err
     weights = contents(run.path / "adapters")
+    config = (run.path / "config.yaml").read_text()
+    assert "compute_dtype: bfloat16" in config  # here; where it was trained there was another arithmetic
+    (run.path / "config.yaml").write_text(config.replace("compute_dtype: bfloat16", "compute_dtype: float32"))
     assert main(["run", "align", str(write_recipe(Path()))]) == 0
     assert capsys.readouterr().err.count("trained elsewhere") == 3
+    other = ["run", "align", str(write_recipe(Path())), "--set", "backbone.compute_dtype=float32"]
+    assert "another recipe (changed: backbone.compute_dtype)" in refused(capsys, *other)
     now = contents(run.path / "adapters")
     assert len(now) == 2 * len(weights) and weights.items() <= now.items()
     assert run.status()["state"] == "done" and "origin" not in run.status()["stages"]["ppo"]
