@@ -19,7 +19,7 @@ def bootstrap(values: Numbers, seed: int = 0, resamples: int = 2000, level: floa
     return _interval(data.mean(), low, high, len(data), level, "percentile bootstrap of the mean, 2000 resamples")
 
 
-def wilson(successes: int, n: int, level: float = 0.95) -> Interval:
+def wilson(successes: float, n: int, level: float = 0.95) -> Interval:
     """A proportion with Wilson's score interval (1927)."""
     z = {0.95: 1.959964, 0.9: 1.644854, 0.99: 2.575829}[level]
     p = successes / n
@@ -29,11 +29,12 @@ def wilson(successes: int, n: int, level: float = 0.95) -> Interval:
 
 
 def share(values: Numbers) -> Interval:
-    """The mean of numbers in [0, 1]: Wilson's interval where each is 0 or 1, which unlike a bootstrap does not shrink
-    to a point where all are equal; else the bootstrap's."""
+    """The mean of numbers in [0, 1]: Wilson's interval where each is 0 or 1, or all are equal, which unlike a bootstrap
+    does not shrink to a point (of equal shares it is too wide: none of that mean vary more than zeros and ones); else
+    the bootstrap's."""
     data = np.asarray(values, dtype=float)
-    if np.isin(data, (0.0, 1.0)).all():
-        return wilson(int(data.sum()), len(data))
+    if np.isin(data, (0.0, 1.0)).all() or (data == data[0]).all():
+        return wilson(float(data.sum()), len(data))
     return bootstrap(data)
 
 

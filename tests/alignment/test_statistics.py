@@ -15,6 +15,13 @@ def test_wilson_by_hand() -> None:
     assert statistics.wilson(0, 20)["low"] == 0 and statistics.wilson(0, 20)["high"] > 0.1
 
 
+def test_equal_shares_have_an_interval() -> None:
+    """Four questions of which each was answered right in one of two samples."""
+    found = statistics.share([0.5] * 4)
+    assert found == statistics.wilson(2, 4) and found["low"] < 0.2 and found["high"] > 0.8
+    assert statistics.share([0.5, 0.5, 0.25])["method"].startswith("percentile")
+
+
 def test_paired_wilson_on_a_published_table() -> None:
     """Bentur et al. 2009, from Fagerland, Lydersen & Laake, Statistical Analysis of Contingency Tables, chapter 8."""
     first = [True] * 2 + [False] * 19
