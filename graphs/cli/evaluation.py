@@ -52,7 +52,7 @@ def run(names: Sequence[str], models: Sequence[str], asked: Asked) -> dict[str, 
             asked_of_it = each.about["evaluation"]
             if asked_of_it["kind"] == "generate":
                 by_model.setdefault((json.dumps(asked_of_it), each.about["subject"]), []).append(each)
-        finished += [comparisons.together(group) for group in by_model.values()]
+        finished += [comparisons.together(group) for group in by_model.values() if len(group) > 1]
     shown = [_shown(one) for one in finished]
     for demand in asked.require:
         if not any(demand.metric in each["results"]["metrics"] for each in shown):
