@@ -15,8 +15,8 @@ Errors: with 8 units against all masks; with 24 on the first pair against 50,000
 printed, and on rewards of degree two against their closed form. The floor is the tree of the kept units' tokens (the
 prompt once, each beginning of kept units once). Needs captum (``pip install --no-deps captum``). Rows are kept under
 ``--folder``; the same command again goes on. What has been measured is in ``benchmarks/rows/explain.jsonl``: as
-``rows.jsonl`` in that folder it is not measured again, by the same model on the same processor. The data are looked for
-in JUNTO_DATA, or ../shared/data.
+``rows.jsonl`` in that folder it is not measured again by the same model. Times are compared within a pair, whose rows
+are of one processor; another pair's may be of another. The data are looked for in JUNTO_DATA, or ../shared/data.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import hashlib
 import json
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -35,7 +35,7 @@ from typing import Any
 import torch
 
 from alignment.engine import Engine
-from benchmarks.explain_arms import Bench, Counts, Row, long_answer
+from benchmarks.explain_arms import Bench, Counts, Row, long_answer, rate
 from benchmarks.explain_errors import synthetic
 from benchmarks.explain_peers import resident
 from benchmarks.explain_tables import (
@@ -81,12 +81,22 @@ def arms(bench: Bench, d: int, there: dict[str, Row]) -> dict[str, Callable[[], 
 def long_arms(bench: Bench, d: int, folder: Path, there: dict[str, Row]) -> dict[str, Callable[[], Row]]:
     """What takes so long that it is measured on the first pair alone."""
     if d <= MAX_UNITS:
-        return {FULL: lambda: bench.lime(d, 1, bench.counts.samples)}
+        return {FULL: lambda: bench.lime(d, 1, bench.counts.samples, rate(FULL))}
     return {
         ANCHORS: lambda: bench.our_anchors(d),
         ANCHOR_TEXT: lambda: bench.anchor_text(d, there[OURS]["tau"]),
         ERRORS: lambda: bench.fresh_errors(d, folder / "rewards"),
     }
+
+
+def where(known: Sequence[Row], named: Row, together: Collection[str], here: str) -> str:
+    """The processor whose rows count: one on which all arms of ``together`` have been measured, else this one."""
+    found: dict[str, set[str]] = {}
+    for one in known:
+        if named.items() <= one.items():
+            found.setdefault(one["processor"], set()).add(one["arm"])
+    whole = [processor for processor, measured in found.items() if measured >= set(together)]
+    return here if here in whole or not whole else whole[0]
 
 
 def warm_up(bench: Bench) -> None:
@@ -108,14 +118,18 @@ def measure(
     texts, source = pairs(engine, count)
     benches = [Bench(engine, role, pair, number, counts) for number, pair in enumerate(texts)]
     about = {"scorer": benches[0].scorer.fingerprint, "counts": counts._asdict(), "threads": torch.get_num_threads()}
-    about["processor"] = machine()["processor"]
+    here = machine()["processor"]
     rows: dict[int, list[dict[str, Row]]] = {d: [{} for _ in benches] for d in UNITS}
     long: dict[str, Row] = {}
     with kept(folder / "rows.jsonl", about) as (known, keep):
 
-        def row(bench: Bench, units: int | str, arm: str, make: Callable[[], Row]) -> Row:
+        def row(
+            bench: Bench, units: int | str, arm: str, make: Callable[[], Row], together: Collection[str] = ()
+        ) -> Row:
+            """``together``: the arms whose times are compared with this one's."""
             text = hashlib.sha256(json.dumps([bench.prompt, bench.answer]).encode()).hexdigest()
-            named = {"text": text, "units": units, "arm": arm}
+            named = {"text": text, "units": units}
+            named |= {"arm": arm, "processor": where(known, named, {arm, *together}, here)}
             found = next((one["row"] for one in known if named.items() <= one.items()), None)
             if found is None:
                 began = time.monotonic()
@@ -124,7 +138,7 @@ def measure(
                 per = f", {found['tokens'] / found['seconds']:.0f} tokens/s" if "seconds" in found else ""
                 done = f"pair {bench.seed + 1}/{count}, {units} units, {arm}"
                 print(f"{done}: {time.monotonic() - began:.0f} s{per}", file=sys.stderr, flush=True)
-            return found
+            return found | {"processor": named["processor"]}
 
         # first, while what is in memory is the model and nothing that the other rows leave
         text = long_text(engine, counts.long)
@@ -134,12 +148,14 @@ def measure(
         # pair by pair, so that what is there when it is interrupted is of whole pairs; the longest last
         for number, bench in enumerate(benches):
             for d in UNITS:
-                for arm, make in arms(bench, d, rows[d][number]).items():
-                    rows[d][number][arm] = row(bench, d, arm, make)
+                of_pair = arms(bench, d, rows[d][number])
+                for arm, make in of_pair.items():
+                    rows[d][number][arm] = row(bench, d, arm, make, of_pair)
         for d in UNITS:
             for arm, make in long_arms(benches[0], d, folder, rows[d][0]).items():
                 if not (timed and arm == ERRORS):
-                    rows[d][0][arm] = row(benches[0], d, arm, make)
+                    searches = (ANCHORS, ANCHOR_TEXT) if arm in (ANCHORS, ANCHOR_TEXT) else ()
+                    rows[d][0][arm] = row(benches[0], d, arm, make, searches)
         if timed:
             return None
     others = [Bench(engine, role, pair, number, counts) for number, pair in enumerate(pairs(engine, COUNTED)[0])]

@@ -136,20 +136,31 @@ class Bench:
 
     # -- the peers' ---------------------------------------------------------------------------------------
 
-    def lime(self, d: int, batch: int, samples: int) -> Row:
-        """LimeTextExplainer over the pipeline, ``batch`` texts at a time."""
+    def lime(self, d: int, batch: int, samples: int, progress: Callable[[int, int], None] | None = None) -> Row:
+        """LimeTextExplainer over the pipeline, ``batch`` texts at a time; ``first``: what as many of them took as a
+        baseline is timed on."""
         seen: dict[str, float] = {}
+        first: Row = {}
         with peers.pipelines(self.engine.backbone, self.role) as pipe:
             predict = peers.predictor(pipe(batch), self.engine.backbone, self.prompt)
 
             def score(texts: list[str]) -> list[float]:
-                found = predict(texts)
+                found: list[float] = []
+                began = time.perf_counter()
+                while len(found) < len(texts):
+                    found += predict(texts[len(found) : len(found) + self.counts.timed])
+                    if not first:
+                        seconds = time.perf_counter() - began
+                        first.update(texts=len(found), tokens=meter.tokens, seconds=seconds)
+                    if progress is not None:
+                        progress(len(found), len(texts))
                 seen.update(zip(texts, found, strict=True))
                 return found
 
             with self.metered() as meter:
                 weights = peers.lime_text(score, self.units(d), samples, self.seed)
         return measured(meter, meter.tokens, samples) | {
+            "first": first,
             "weights": weights.tolist(),
             "reward_difference": largest(self.score(list(seen)), np.array(list(seen.values()))),
         }

@@ -26,6 +26,12 @@ def whole(row: Row, samples: int) -> Row:
     return row | costs | {"texts": samples}
 
 
+def over_full(row: Row) -> Json:
+    """What the first texts of a run in full say of all of it, over what it took."""
+    first = row["first"]
+    return {key: extrapolated(first[key], first["texts"], row["texts"]) / row[key] for key in ("tokens", "seconds")}
+
+
 def summary(rows: dict[int, list[dict[str, Row]]], samples: int) -> Json:
     """``rows``: by number of units, those of each pair by arm, the first pair's first. The figures of every number of
     units, and the share of our time outside of forwards over all of them."""
@@ -54,12 +60,13 @@ def of_units(of_pairs: Sequence[dict[str, Row]], samples: int) -> Json:
     for arm in [arm for arm in ARMS if arm in of_pairs[0]]:
         own = [whole(of[arm], samples) if arm in SAMPLED else of[arm] for of in of_pairs if arm in of]
         table[arm] = {key: mean([one[key] for one in own]) for key in ("texts", "tokens", "seconds", "forwards")}
+        table[arm]["processors"] = sorted({one["processor"] for one in own})
         table[arm]["peak_mb"] = max((one["peak_mb"] for one in own if one["peak_mb"] is not None), default=None)
     ours, first = [of[OURS] for of in of_pairs], of_pairs[0]
     flat = {key: mean([one["flat"][key] for one in ours]) for key in ours[0]["flat"]}
     errors = worst_errors([of[ERRORS] for of in of_pairs if ERRORS in of])
     tokens, seconds = table[OURS]["tokens"], table[OURS]["seconds"]
-    lime = whole(first[ONE], samples)
+    text, search = table[ANCHOR_TEXT], table.get(ANCHORS, table[OURS])
     return {
         "token_ratio": table[ONE]["tokens"] / tokens,
         "time_ratio": min(table[ONE]["seconds"], table[MANY]["seconds"]) / seconds,
@@ -74,9 +81,9 @@ def of_units(of_pairs: Sequence[dict[str, Row]], samples: int) -> Json:
         "answer_tokens": mean([one["answer_tokens"] for one in ours]),
         "arms": table,
         "errors": errors,
-        "extrapolated_over_full": {key: lime[key] / first[FULL][key] for key in ("tokens", "seconds") if FULL in first},
+        "extrapolated_over_full": over_full(first[FULL]) if FULL in first else {},
         "anchors": of_anchors([of[ANCHOR_TEXT] for of in of_pairs if ANCHOR_TEXT in of])
-        | {"token_ratio": table[ANCHOR_TEXT]["tokens"] / table.get(ANCHORS, table[OURS])["tokens"]},
+        | {f"{of}_ratio": text[key] / search[key] for of, key in (("token", "tokens"), ("time", "seconds"))},
     }
 
 
@@ -130,14 +137,15 @@ def lines_of(units: str, part: Json) -> list[str]:
     ours, anchors, errors = part["arms"][OURS], part["anchors"], part["errors"]
     prompt, answer = part["prompt_tokens"], part["answer_tokens"]
     out = [
-        f"{units} units, prompts of {prompt:.0f} and answers of {answer:.0f} tokens",
+        f"{units} units, prompts of {prompt:.0f} and answers of {answer:.0f} tokens; {', '.join(ours['processors'])}",
         f"{'':<22}{'masks':>8}{'tokens':>12}{'x':>8}{'seconds':>10}{'x':>8}{'peak MB':>9}",
     ]
     for arm, row in part["arms"].items():
-        more, slower = row["tokens"] / ours["tokens"], row["seconds"] / ours["seconds"]
+        # of the first pair alone, perhaps on another machine
+        slower = f"{row['seconds'] / ours['seconds']:.2f}" if row["processors"] == ours["processors"] else "-"
         out.append(
-            f"{arm:<22}{row['texts']:>8.0f}{row['tokens']:>12,.0f}{more:>8.2f}"
-            f"{row['seconds']:>10.1f}{slower:>8.2f}{megabytes(row):>9}"
+            f"{arm:<22}{row['texts']:>8.0f}{row['tokens']:>12,.0f}{row['tokens'] / ours['tokens']:>8.2f}"
+            f"{row['seconds']:>10.1f}{slower:>8}{megabytes(row):>9}"
         )
     full = part["extrapolated_over_full"]
     out += [
@@ -151,7 +159,8 @@ def lines_of(units: str, part: Json) -> list[str]:
         + f"; the largest weight is {errors['largest_weight']:.2g}",
         f"rewards of the pipeline differ by {part['reward_difference']:.1g} at most; outside of forwards "
         f"{100 * part['overhead_share']:.1f} %",
-        f"AnchorText reads {anchors['token_ratio']:.1f} times as many tokens ({anchors['stopped']} searches stopped)",
+        f"AnchorText reads {anchors['token_ratio']:.1f} times as many tokens in {anchors['time_ratio']:.1f} times the "
+        f"time ({anchors['stopped']} searches stopped)",
     ]
     if anchors["largest_precision_error"] is not None:
         out[-1] += (

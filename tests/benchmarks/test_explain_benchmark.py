@@ -9,6 +9,7 @@ import pytest
 
 from benchmarks import explain_errors as errors
 from benchmarks import explain_tables as tables
+from benchmarks.explain import where
 from explain.ask import Rewards
 from explain.lime import fit_lime
 from explain.masks import all_masks, draw_masks
@@ -119,11 +120,11 @@ def test_ratios_are_of_sums_and_baselines_are_extrapolated() -> None:
     def ours(tokens: int, floor: int, seconds: float, inside: float) -> tables.Row:
         flat = {"naive": 100 * tokens, "deduplicated": 20 * tokens, "prompt_cached": 5 * tokens}
         costs = {"tokens": tokens, "seconds": seconds, "inside": inside, "forwards": 2, "texts": 50, "peak_mb": 3.0}
-        return costs | {"floor": floor, "flat": flat, "prompt_tokens": 10, "answer_tokens": 6}
+        return costs | {"floor": floor, "flat": flat, "prompt_tokens": 10, "answer_tokens": 6, "processor": "fast"}
 
     def baseline(tokens: int, seconds: float) -> tables.Row:
         costs = {"tokens": tokens, "seconds": seconds, "forwards": 5, "texts": 5, "peak_mb": None}
-        return costs | {"reward_difference": seconds * 1e-7}
+        return costs | {"reward_difference": seconds * 1e-7, "processor": "fast"}
 
     error = {"largest_weight": 2.0, "max_error": {tables.OURS: 0.0, "LimeTextExplainer": 0.25}}
     worse = {"largest_weight": 1.0, "max_error": {tables.OURS: 0.125, "LimeTextExplainer": 0.125}}
@@ -132,7 +133,8 @@ def test_ratios_are_of_sums_and_baselines_are_extrapolated() -> None:
     second = {tables.OURS: ours(10, 8, 2.0, 2.0), tables.ONE: baseline(200, 8.0), tables.MANY: baseline(200, 4.0)}
     first |= {tables.CAPTUM: baseline(500, 1.0), tables.ANCHOR_TEXT: anchor, tables.ERRORS: error}
     second |= {tables.CAPTUM: baseline(500, 1.0), tables.ANCHOR_TEXT: anchor, tables.ERRORS: worse}
-    first[tables.FULL] = baseline(6000, 100.0) | {"texts": 50}
+    full = {"texts": 5, "tokens": 600, "seconds": 8.0}
+    first[tables.FULL] = baseline(6000, 100.0) | {"texts": 50, "first": full}
     found = tables.summary({8: [first, second]}, samples=50)
     eight = found["d8"]
     assert eight["token_ratio"] == 10 * 800 / 40 and eight["time_ratio"] == 10 * 10.0 / 4.0
@@ -141,6 +143,23 @@ def test_ratios_are_of_sums_and_baselines_are_extrapolated() -> None:
     assert found["overhead_share"] == eight["overhead_share"] == pytest.approx(0.5 / 4.0)
     assert eight["extrapolated_over_full"] == {"tokens": 1.0, "seconds": 0.8}
     assert eight["errors"] == {"largest_weight": 2.0, "max_error": {tables.OURS: 0.125, "LimeTextExplainer": 0.25}}
+    assert eight["anchors"]["token_ratio"] == 1800 / 40 and eight["anchors"]["time_ratio"] == 60.0 / 4.0
+    assert eight["arms"][tables.OURS]["processors"] == ["fast"]
+    first[tables.ANCHOR_TEXT] = anchor | {"processor": "slow"}
+    mixed = tables.lines_of("8", tables.summary({8: [first, second]}, samples=50)["d8"])
+    assert [line.split()[-2] for line in mixed if line.startswith("AnchorText   ")] == ["-"]
     assert eight["anchors"]["token_ratio"] == 1800 / 40 and eight["arms"][tables.OURS]["peak_mb"] == 3.0
     assert eight["anchors"]["largest_precision_error"] == pytest.approx(0.1)
     assert any("token ratio 200.0" in line for line in tables.lines_of("8", eight))
+
+
+def test_times_that_are_compared_are_of_one_processor() -> None:
+    named = {"text": "a", "units": 8}
+    known: list[tables.Row] = [named | {"arm": arm, "processor": "old"} for arm in ("ours", "lime")]
+    known += [named | {"arm": "ours", "processor": "new"}]
+    known += [{"text": "b", "units": 8, "arm": arm, "processor": "new"} for arm in ("ours", "lime")]
+    for here in ("new", "other"):
+        assert where(known, named, {"ours", "lime"}, here) == "old"
+        assert where(known, named, {"ours", "lime", "captum"}, here) == here  # half of a pair is measured again
+    assert where(known, named, {"ours"}, "new") == "new"
+    assert where(known, named | {"text": "b"}, {"ours", "lime"}, "old") == "new"
