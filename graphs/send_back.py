@@ -6,6 +6,8 @@ import json
 import shutil
 from typing import Any
 
+from pydantic import BaseModel, ValidationError
+
 from alignment.errors import JuntoError, UsageError
 from alignment.run_dir import STAGES, RunDir, to_jsonl, write_atomic
 from graphs.gate import TRAINED, missed
@@ -57,6 +59,7 @@ def send_back(recipe: Recipe, run: RunDir, stage: str) -> str:
         if value is None:
             raise UsageError(f"gate.change: {name} is null in this recipe, so nothing can be multiplied; set it")
         changed[name] = value * factor
+        _refuse_bad(getattr(recipe, section), key, changed[name], name)
     _archive(run, trained, attempts + 1, {"why": why, "results": {s: run.results(s) for s in (trained, stage)}})
     # samples go before the status: those of the evaluation would be taken for the next policy's
     run.rewind("samples.jsonl", "evaluate", -1)
@@ -75,6 +78,17 @@ def send_back(recipe: Recipe, run: RunDir, stage: str) -> str:
         for role in ROLES.get(name, ()):
             shutil.rmtree(run.path / "adapters" / role, ignore_errors=True)
     return words
+
+
+def _refuse_bad(section: BaseModel, key: str, value: float, name: str) -> None:
+    try:
+        type(section).model_validate(section.model_dump() | {key: value})
+    except ValidationError as error:
+        why = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise UsageError(
+            f"gate.change: {name} would be {value:.4g} in the next attempt, which the recipe refuses ({why}); "
+            "the run is kept; set a factor that leads elsewhere"
+        ) from None
 
 
 def _archive(run: RunDir, trained: str, number: int, about: dict[str, Any]) -> None:

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from alignment.errors import SetupError
+from alignment.errors import JuntoError, SetupError
 from graphs.evaluation.answers import answered
 from graphs.evaluation.config import Evaluation
 from graphs.evaluation.graph import Answer
@@ -58,7 +58,7 @@ def over_workers(name: str, count: int, runs_root: Path) -> Iterator[Answer]:
 def _answer(
     workers: list[Any], evaluation: Evaluation, seed: int, batches: list[list[Row]], tolerant: bool
 ) -> Iterator[list[Row]]:
-    from ray.exceptions import RayTaskError
+    from ray.exceptions import RayActorError, RayTaskError
     from ray.util import ActorPool
 
     def ask(worker: Any, batch: list[Row]) -> Any:
@@ -68,3 +68,8 @@ def _answer(
         yield from ActorPool(workers).map(ask, batches)
     except RayTaskError as error:
         raise error.cause from None
+    except RayActorError as error:
+        raise JuntoError(
+            "a worker of Ray has ended before it answered (killed, or out of memory); what is answered is kept, and "
+            "the same command again goes on; with fewer --workers it takes less memory"
+        ) from error

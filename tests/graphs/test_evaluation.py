@@ -267,7 +267,7 @@ def test_what_was_asked_is_not_asked_again(tmp_path: Path, tiny_model: Path, mon
 
 
 def test_workers_of_ray_make_the_same_samples(tmp_path: Path, tiny_model: Path) -> None:
-    pytest.importorskip("ray", reason="Ray is not installed (the extra ray)")
+    ray = pytest.importorskip("ray", reason="Ray is not installed (the extra ray)")
     from graphs.evaluation.workers import over_workers
 
     long = {"question": "long " * 600, "answer": "no"}
@@ -280,6 +280,10 @@ def test_workers_of_ray_make_the_same_samples(tmp_path: Path, tiny_model: Path) 
         assert list(answer(evaluation, 0, batches, True)) == here
         with pytest.raises(UsageError, match="rows.jsonl, line 9: .* the model reads 512"):
             list(answer(evaluation, 0, batches, False))
+        for worker in answer.args[0]:  # type: ignore[attr-defined]
+            ray.kill(worker)
+        with pytest.raises(JuntoError, match="a worker of Ray has ended before it answered"):
+            list(answer(evaluation, 0, batches, True))
 
 
 # -- figures ----------------------------------------------------------------------------------------------

@@ -119,6 +119,17 @@ def test_ppo_is_trained_again_with_other_settings_and_the_run_ends_with_a_reason
     assert "attempt 3, with ppo.kl_coef 0.9, ppo.learning_rate 0.00025" in page
 
 
+def test_a_change_that_the_recipe_refuses_ends_the_run_before_anything_is_undone(
+    tmp_path: Path, tiny_model: Path
+) -> None:
+    gate = {"require": {"validation.kl": "< -1000"}, "retries": 2, "change": {"ppo.gamma": 1.5}}
+    with pytest.raises(UsageError, match=r"ppo.gamma would be 1.5 in the next attempt, .*less than or equal to 1"):
+        aligned(tmp_path, tiny_model, **gate)
+    run = RunDir(tmp_path / "runs" / "tiny")
+    assert run.done("ppo") and "attempts" not in run.status()
+    assert aligned(tmp_path, tiny_model, require={"validation.kl": "> -1000"}).status()["state"] == "done"
+
+
 def test_a_gate_that_is_shut_after_the_end_undoes_all_that_came_of_it(tmp_path: Path, tiny_model: Path) -> None:
     run = aligned(tmp_path, tiny_model)
     ended = {name: run.path / "adapters" / name / "adapter.json" for name in ("sft", "reward", "policy")}
