@@ -3,8 +3,9 @@
 The same requests, as the harness makes them, to its own Hugging Face model at the batch size that is its fastest, and
 to ours: texts to write (questions of GSM8K, greedy, at most 64 tokens) and the choices of TruthfulQA's MC1, with no
 example, with five that all questions share, and with five of each question's own, where only its choices share a
-context. Both are the embedded model in the dtype of this machine. Then one process against two workers of Ray, each on
-a share of the cores. Needs the extras ``harness`` and ``ray``, and JUNTO_DATA.
+context. Both are the embedded model, in the dtype of this machine or in ``--dtype``. Then one process against two
+workers of Ray, each on a share of the cores, in the dtype of this machine. Needs the extras ``harness`` and ``ray``,
+and JUNTO_DATA.
 """
 
 from __future__ import annotations
@@ -16,18 +17,21 @@ import random
 import sys
 import time
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from alignment.embedded import embedded_folder
+from alignment.engine import Engine
 from alignment.machine import multiplies_bfloat16
 from alignment.run_dir import read_rows
 from graphs.evaluation.answers import answered
 from graphs.evaluation.config import Evaluation
 from graphs.evaluation.harness import HarnessModel
-from graphs.evaluation.subject import opened
+from graphs.evaluation.subject import Subject, opened
 from graphs.evaluation.workers import over_workers
 
 DATA = Path(os.environ.get("JUNTO_DATA") or Path(__file__).parents[2] / "shared" / "data")
@@ -94,6 +98,14 @@ def likelihood_difference(measured: dict[str, Any]) -> float:
     return max(abs(a[0] - b[0]) / max(abs(b[0]), 1.0) for a, b in pairs)
 
 
+def chosen(found: Sequence[Any], count: int) -> list[int]:
+    """Of each of ``count`` questions the choice of the largest log-likelihood; the first choice is the right one."""
+    rows = json.loads((DATA / "truthfulqa" / "mc_task.json").read_text())[:count]
+    sizes = [len(row["mc1_targets"]) for row in rows]
+    ends = list(accumulate(sizes))
+    return [int(np.argmax([one[0] for one in found[end - size : end]])) for size, end in zip(sizes, ends, strict=True)]
+
+
 def ray_speedup(count: int) -> dict[str, float]:
     evaluation = Evaluation(
         name="gsm8k", kind="generate", data="-", target="-", max_tokens=TOKENS, metrics=["exact_match"]
@@ -113,17 +125,18 @@ def ray_speedup(count: int) -> dict[str, float]:
     return {"ray_speedup": alone / several, "ray_same": same / count} | seconds
 
 
-def measure(count: int) -> dict[str, Any]:
+def measure(count: int, dtype: str) -> dict[str, Any]:
     from lm_eval.models.huggingface import HFLM
 
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1))
-    dtype = "bfloat16" if multiplies_bfloat16() else "float32"
+    usual = "bfloat16" if multiplies_bfloat16() else "float32"
+    dtype = usual if dtype == "auto" else dtype
     settings = {"until": [], "max_gen_toks": TOKENS, "do_sample": False}
     written = [(f"Question: {question}\nAnswer:", settings) for question in questions(count)]
     found: dict[str, Any] = {"dtype": dtype, "threads": torch.get_num_threads()}
     theirs = HFLM(pretrained=str(embedded_folder()), dtype=dtype, device="cpu", batch_size=1)
-    with opened(["embedded"], Path("runs")) as subject_of:
-        mine = HarnessModel(subject_of("embedded"))
+    with Engine.open("embedded", compute_dtype=dtype) as engine:
+        mine = HarnessModel(Subject("embedded", engine, "base", {}))
         generation = beside("generate_until", written, mine, theirs)
         found["generation_speedup"] = generation["speedup"]
         same = [a == b for a, b in zip(generation.pop("found"), generation.pop("wanted"), strict=True)]
@@ -134,20 +147,24 @@ def measure(count: int) -> dict[str, Any]:
             differences.append(likelihood_difference(measured))
             key = "loglikelihood_speedup" if name == "0" else f"loglikelihood_speedup_{name}_shots"
             found[key] = measured["speedup"]
+            own, other = (chosen(measured[whose], count) for whose in ("found", "wanted"))
+            measured |= {"right": own.count(0) / count, "harness_right": other.count(0) / count}
+            measured["same_choices"] = sum(a == b for a, b in zip(own, other, strict=True)) / count
             found[f"loglikelihood_{name}"] = {k: v for k, v in measured.items() if k not in ("found", "wanted")}
         found["max_score_difference"] = max(differences)
-    return found | ray_speedup(count)
+    return found | (ray_speedup(count) if dtype == usual else {})
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--n", type=int, default=48, help="questions of each kind")
+    parser.add_argument("--dtype", choices=["auto", "bfloat16", "float32"], default="auto")
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
     if not DATA.is_dir():
         print(f"skipped: there is no {DATA}; set JUNTO_DATA")
         return
-    found = measure(given.n)
+    found = measure(given.n, given.dtype)
     print(json.dumps(found) if given.json else "\n".join(f"{key}: {value}" for key, value in found.items()))
 
 
