@@ -53,7 +53,7 @@ from graphs.modules import plain_text
 from graphs.recipe import EvaluateConfig, Recipe, load_task, resolved
 from graphs.report import write_report
 from graphs.results import keep
-from graphs.resume import prepare_resume
+from graphs.resume import prepare_resume, refuse_changes
 from graphs.send_back import send_back, with_changes
 from graphs.sitting import seat, sit
 from graphs.tasks import Row, TaskData
@@ -326,6 +326,9 @@ def run_align(
     answers; without it the run waits, and WaitingRun is raised."""
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1))
     task = load_task(recipe.task, base)
+    run = RunDir(runs_root / recipe.name)
+    if not fresh and (run.path / "config.yaml").exists():
+        refuse_changes(run, recipe)  # before the minutes that making rows may take
     making = "reading or making the rows"  # which may take minutes
     report({"stage": "data", "step": 0, "total": 1, "metrics": {}, "message": making})
     rows = task.load(task.Options(**recipe.data), recipe.seed, base)
@@ -333,7 +336,6 @@ def run_align(
         refuse_other_kind(recipe.reward, rows.pairs["train"] + rows.pairs["validation"])
     if recipe.test.n and not rows.prompts.get("test"):
         raise UsageError("test.n asks for a test split and the data have none; set data.test to its share of the rows")
-    run = RunDir(runs_root / recipe.name)
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         if not run.done("reward"):
             raise UsageError(

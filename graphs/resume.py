@@ -22,7 +22,13 @@ STAGES = (*TRAINING, "evaluate", "test")  # each of which has a section of its n
 
 
 def prepare_resume(run: RunDir, recipe: Recipe) -> None:
-    """Raises UsageError where the run was made with another recipe.
+    """As ``refuse_changes``; a stage that failed, and has other settings now, begins again."""
+    if failed := refuse_changes(run, recipe):
+        shutil.rmtree(run.path / "checkpoints" / failed, ignore_errors=True)
+
+
+def refuse_changes(run: RunDir, recipe: Recipe) -> str | None:
+    """Raises UsageError where the run was made with another recipe; the stage that failed, if its settings are others.
 
     The section of a stage that has not begun may be another one. So may that of the stage that failed, since that is
     how a failure is mended: the stage then begins again, with what was finished before it. What was trained elsewhere
@@ -54,8 +60,7 @@ def prepare_resume(run: RunDir, recipe: Recipe) -> None:
             f"{run.path} was made with another recipe (changed: {', '.join(refused[:3])}); "
             "add --fresh to start over, or --set name=… for a run of its own"
         )
-    if failed and changed.get(failed):
-        shutil.rmtree(run.path / "checkpoints" / failed, ignore_errors=True)
+    return failed if failed and changed.get(failed) else None
 
 
 def _gold_changed(run: RunDir, recipe: Recipe) -> bool:
