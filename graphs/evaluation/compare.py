@@ -29,6 +29,7 @@ from graphs.evaluation.measures import (
 from graphs.tasks import Row
 
 Z = 1.959964 + 0.841621  # two-sided 5 %, power 80 %
+UNTOLD = 0.9  # width of an interval of a share that says nothing
 DIFFERING = 0.3  # share of the items on which two models differ; of like models about so many
 
 
@@ -227,8 +228,14 @@ def _wins(first: Finished, second: Finished) -> dict[str, Any]:
         for key, win in zip(keys, wins.tolist(), strict=True)
     ]
     preferred, mine, other = (list(by_item(rows, name).values()) for name in ("won", "first", "second"))
+    found: dict[str, Any] = {"win_rate": win_rate(preferred)}
+    cannot = "the win rate at equal length cannot be told from these items"
+    if len({(a > b) - (a < b) for a, b in zip(mine, other, strict=True)} | {0}) == 2:
+        return found | {"note": f"{cannot}: one side's texts are never the longer ones"}
     controlled = length_controlled(preferred, other, mine)
-    return {"win_rate": win_rate(preferred), "win_rate_at_equal_length": controlled}
+    if controlled["high"] - controlled["low"] > UNTOLD:
+        return found | {"note": f"{cannot} (95 % interval {controlled['low']:.1%} to {controlled['high']:.1%})"}
+    return found | {"win_rate_at_equal_length": controlled}
 
 
 def detectable(items: int, differing: float = DIFFERING) -> float:

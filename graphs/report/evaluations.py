@@ -100,8 +100,9 @@ def _standalone(svg: str) -> str:
 
 
 def _group(number: int, name: str, members: Sequence[Finished]) -> Json:
-    first = members[0]
-    others = [compared(first, other) for other in members[1:] if _common(first, other)]
+    # each against the first, and against the one before it
+    pairs = [(members[i], members[k]) for k in range(1, len(members)) for i in dict.fromkeys((0, k - 1))]
+    others = [compared(one, other) for one, other in pairs if _common(one, other)]
     metrics = list(dict.fromkeys(metric for one in members for metric in _told(one)))
     named = list(zip(told_apart([str(one.about["subject"]) for one in members], members), members, strict=True))
     items, count = _items(named)

@@ -107,6 +107,7 @@ RESULTS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "sittings": ("Sittings", number),
     "sittings_solved": ("Sittings that ended solved", number),
     "eos_rate": ("Rollouts ended, last iteration", percent),
+    "start_sha256": ("Adapter that it began with, sha256", lambda value: f"{value:.12}"),
     "adapter_sha256": ("Adapter, sha256", lambda value: f"{value:.12}"),
     "policy_sha256": ("Policy, sha256", lambda value: f"{value:.12}"),
     "value_sha256": ("Value model, sha256", lambda value: f"{value:.12}"),

@@ -105,6 +105,13 @@ def test_models_of_one_name_are_told_apart_and_plain_numbers_are_shown(tmp_path:
     assert "a/x:sft, seed 1, 2f" in page and "0.123" in page
 
 
+def test_each_is_compared_with_the_first_and_with_the_one_before_it(tmp_path: Path) -> None:
+    models = [finished(tmp_path / name, name, [True, False]) for name in ("base", "sft", "policy", "council")]
+    found = re.findall(r"<h3[^>]*>(\w+) against (\w+)", evaluations.evaluations_page(models))
+    pairs = [("sft", "base"), ("policy", "base"), ("policy", "sft"), ("council", "base"), ("council", "policy")]
+    assert found == pairs
+
+
 def test_the_plots_beside_it_are_pictures(two: list[compare.Finished], tmp_path: Path) -> None:
     found = [compare.Finished(one.path, one.about | {"name": "asked"}, one.results) for one in two]
     page, *pictures = evaluations.write_page(found, tmp_path / "out" / "page.html")
