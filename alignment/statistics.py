@@ -1,4 +1,4 @@
-"""Figures with intervals. numpy only."""
+"""Figures with intervals. numpy and scipy only."""
 
 from __future__ import annotations
 
@@ -12,11 +12,25 @@ Interval = dict[str, Any]  # {"value", "low", "high", "n", "level", "method"}
 
 
 def bootstrap(values: Numbers, seed: int = 0, resamples: int = 2000, level: float = 0.95) -> Interval:
-    """Mean with its percentile bootstrap interval (Efron 1979). For a paired difference pass the differences."""
+    """Mean with its bootstrap interval (Efron 1979; ``tails``). For a paired difference pass the differences."""
     data = np.asarray(values, dtype=float)
     draws = np.random.default_rng(seed).integers(0, len(data), (resamples, len(data)))
-    low, high = np.quantile(data[draws].mean(1), [(1 - level) / 2, (1 + level) / 2])
-    return _interval(data.mean(), low, high, len(data), level, "percentile bootstrap of the mean, 2000 resamples")
+    low, high = np.quantile(data[draws].mean(1), tails(len(data), level))
+    method = f"expanded percentile bootstrap of the mean, {resamples} resamples"
+    return _interval(data.mean(), low, high, len(data), level, method)
+
+
+def tails(n: int, level: float = 0.95) -> list[float]:
+    """Which quantiles of what was resampled from n rows bound an interval.
+
+    Those of the percentile bootstrap are too narrow where rows are few: of 8 normal ones they hold the mean in 89 % of
+    samples, not in 95. Expanded as far as Student's interval goes beyond theirs, in 95 % (Hesterberg 2015, The American
+    Statistician 69:371, "expanded percentile").
+    """
+    from scipy.special import ndtr, stdtrit
+
+    beyond = float(ndtr(-np.sqrt(n / (n - 1)) * stdtrit(n - 1, (1 + level) / 2))) if n > 1 else (1 - level) / 2
+    return [beyond, 1 - beyond]
 
 
 def wilson(successes: float, n: int, level: float = 0.95) -> Interval:
@@ -84,8 +98,8 @@ def paired_bootstrap(
         return None
     rng = np.random.default_rng(seed)
     draws = [statistic(rng.integers(0, n, n)) for _ in range(resamples)]
-    low, high = np.quantile([d for d in draws if d is not None], [(1 - level) / 2, (1 + level) / 2])
-    return _interval(value, low, high, n, level, f"percentile bootstrap over rows, {resamples} resamples")
+    low, high = np.quantile([d for d in draws if d is not None], tails(n, level))
+    return _interval(value, low, high, n, level, f"expanded percentile bootstrap over rows, {resamples} resamples")
 
 
 def correlation(x: Numbers, y: Numbers) -> float | None:

@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from alignment.statistics import Interval
+from alignment.statistics import Interval, paired_bootstrap
 
 Tokenizer = Literal["13a", "intl", "char", "none", "zh"]
 Smoothing = Literal["exp", "floor", "add-k", "none"]
@@ -123,17 +123,9 @@ def paired_corpus(first: Statistics, second: Statistics, resamples: int = RESAMP
 
 
 def _resampled(n: int, statistic: Callable[[np.ndarray], float], resamples: int) -> Interval:
-    rng = np.random.default_rng(SEED)
-    scores = [statistic(rows) for rows in rng.integers(0, n, (resamples, n))]
-    low, high = np.quantile(scores, [0.025, 0.975])
-    return {
-        "value": statistic(np.arange(n)),
-        "low": float(low),
-        "high": float(high),
-        "n": n,
-        "level": 0.95,
-        "method": f"percentile bootstrap over items, {resamples} resamples",
-    }
+    found = paired_bootstrap(statistic, n, SEED, resamples)
+    assert found is not None
+    return found
 
 
 _DIGITS = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+"

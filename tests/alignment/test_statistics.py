@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from statistics import NormalDist
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -19,7 +21,7 @@ def test_equal_shares_have_an_interval() -> None:
     """Four questions of which each was answered right in one of two samples."""
     found = statistics.share([0.5] * 4)
     assert found == statistics.wilson(2, 4) and found["low"] < 0.2 and found["high"] > 0.8
-    assert statistics.share([0.5, 0.5, 0.25])["method"].startswith("percentile")
+    assert statistics.share([0.5, 0.5, 0.25])["method"].startswith("expanded percentile")
 
 
 def test_paired_wilson_on_a_published_table() -> None:
@@ -59,6 +61,23 @@ def test_bootstrap_covers_the_mean() -> None:
         interval = statistics.bootstrap(rng.normal(3.0, 2.0, 60), seed=i, resamples=400)
         inside += interval["low"] <= 3.0 <= interval["high"]
     assert 176 <= inside <= 199
+
+
+def test_the_tails_of_few_rows_are_those_of_student() -> None:
+    # t(0.975, 7) = 2.364624; its interval is from the deviation over n - 1, the resampled means' from that over n
+    assert statistics.tails(8)[0] == pytest.approx(NormalDist().cdf(-2.364624 * (8 / 7) ** 0.5), rel=1e-5)
+    assert statistics.tails(10**6)[0] == pytest.approx(0.025, rel=1e-4)
+    assert statistics.tails(1) == pytest.approx([0.025, 0.975])
+
+
+def test_an_interval_of_eight_covers_their_mean() -> None:
+    """The plain percentile interval does in 89 % of such samples."""
+    rng = np.random.default_rng(1)
+    inside = 0
+    for i in range(400):
+        interval = statistics.bootstrap(rng.normal(3.0, 2.0, 8), seed=i, resamples=400)
+        inside += interval["low"] <= 3.0 <= interval["high"]
+    assert 0.93 <= inside / 400 <= 0.97
 
 
 def test_correlation_of_a_constant_is_undefined() -> None:
