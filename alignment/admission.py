@@ -36,6 +36,10 @@ class Admission:
         self._stores.clear()
         self._decoders.clear()
 
+    def forget_texts(self) -> None:
+        for store in self._stores.values():
+            store.entries.clear()
+
     def join(self, role: str, rows: list[Row]) -> None:
         """Lets as many of ``rows`` as fit join those of their role; a model that only transformers knows writes all of
         them to their end."""

@@ -4,8 +4,8 @@ The same requests, as the harness makes them, to its own Hugging Face model at t
 to ours: texts to write (questions of GSM8K, greedy, at most 64 tokens) and the choices of TruthfulQA's MC1, with no
 example, with five that all questions share, and with five of each question's own, where only its choices share a
 context. Both are the embedded model, in the dtype of this machine or in ``--dtype``. Then one process against two
-workers of Ray, each on a share of the cores, in the dtype of this machine. Needs the extras ``harness`` and ``ray``,
-and JUNTO_DATA.
+workers of Ray, each on a share of the cores, in the dtype of this machine (not where ``--dtype`` is another one). Needs
+the extras ``harness`` and ``ray``, and JUNTO_DATA.
 """
 
 from __future__ import annotations

@@ -15,8 +15,9 @@ Errors: with 8 units against all masks; with 24 on the first pair against 50,000
 printed, and on rewards of degree two against their closed form. The floor is the tree of the kept units' tokens (the
 prompt once, each beginning of kept units once). Needs captum (``pip install --no-deps captum``). Rows are kept under
 ``--folder``; the same command again goes on. What has been measured is in ``benchmarks/rows/explain.jsonl``: as
-``rows.jsonl`` in that folder it is not measured again by the same model. Times are compared within a pair, whose rows
-are of one processor; another pair's may be of another. The data are looked for in JUNTO_DATA, or ../shared/data.
+``rows.jsonl`` in that folder it is not measured again by the same model with as many threads. Times are compared within
+a pair, whose rows are of processors of one name; another pair's may be of another. The data are looked for in
+JUNTO_DATA, or ../shared/data.
 """
 
 from __future__ import annotations

@@ -89,7 +89,7 @@ def of_units(of_pairs: Sequence[dict[str, Row]], samples: int) -> Json:
 
 def worst_errors(found: Sequence[Row]) -> Json:
     """The largest over the pairs, of each explainer's error and of the other figures."""
-    result: Json = {key: max(one[key] for one in found) for key in found[0] if key != "max_error"}
+    result: Json = {key: max(one[key] for one in found) for key in found[0] if key not in ("max_error", "processor")}
     errors = {name: max(one["max_error"][name] for one in found) for name in found[0]["max_error"]}
     return result | {"max_error": errors}
 

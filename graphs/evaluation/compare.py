@@ -228,10 +228,16 @@ def _wins(first: Finished, second: Finished) -> dict[str, Any]:
         for key, win in zip(keys, wins.tolist(), strict=True)
     ]
     preferred, mine, other = (list(by_item(rows, name).values()) for name in ("won", "first", "second"))
-    found: dict[str, Any] = {"win_rate": win_rate(preferred)}
+    rate = win_rate(preferred)
+    found: dict[str, Any] = {"win_rate": rate}
     cannot = "the win rate at equal length cannot be told from these items"
-    if len({(a > b) - (a < b) for a, b in zip(mine, other, strict=True)} | {0}) == 2:
-        return found | {"note": f"{cannot}: one side's texts are never the longer ones"}
+    signs = {(a > b) - (a < b) for a, b in zip(mine, other, strict=True)}
+    if signs == {0}:
+        return found | {"win_rate_at_equal_length": rate}
+    if len(signs) == 1:
+        return found | {"note": f"{cannot}: one side's texts are always the longer ones"}
+    if len(set(preferred)) == 1:  # then a regression goes by its ridge alone
+        return found | {"note": f"{cannot}: all of them end alike"}
     controlled = length_controlled(preferred, other, mine)
     if controlled["high"] - controlled["low"] > UNTOLD:
         return found | {"note": f"{cannot} (95 % interval {controlled['low']:.1%} to {controlled['high']:.1%})"}

@@ -58,7 +58,7 @@ def over_workers(name: str, count: int, runs_root: Path) -> Iterator[Answer]:
 def _answer(
     workers: list[Any], evaluation: Evaluation, seed: int, batches: list[list[Row]], tolerant: bool
 ) -> Iterator[list[Row]]:
-    from ray.exceptions import RayActorError, RayTaskError
+    from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
     from ray.util import ActorPool
 
     def ask(worker: Any, batch: list[Row]) -> Any:
@@ -68,7 +68,12 @@ def _answer(
         yield from ActorPool(workers).map(ask, batches)
     except RayTaskError as error:
         raise error.cause from None
-    except RayActorError as error:
+    except (RayActorError, OutOfMemoryError) as error:
+        if getattr(error, "actor_init_failed", False):
+            why = str(error).strip().splitlines()[-1]
+            raise SetupError(
+                f"a worker of Ray could not load the model; it has to see the same files ({why})"
+            ) from error
         raise JuntoError(
             "a worker of Ray has ended before it answered (killed, or out of memory); what is answered is kept, and "
             "the same command again goes on; with fewer --workers it takes less memory"

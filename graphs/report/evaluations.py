@@ -100,12 +100,11 @@ def _standalone(svg: str) -> str:
 
 
 def _group(number: int, name: str, members: Sequence[Finished]) -> Json:
-    # each against the first, and against the one before it
-    pairs = [(members[i], members[k]) for k in range(1, len(members)) for i in dict.fromkeys((0, k - 1))]
-    others = [compared(one, other) for one, other in pairs if _common(one, other)]
     metrics = list(dict.fromkeys(metric for one in members for metric in _told(one)))
     named = list(zip(told_apart([str(one.about["subject"]) for one in members], members), members, strict=True))
     items, count = _items(named)
+    # each against the first, and against the one before it
+    pairs = [(named[i], named[k]) for k in range(1, len(named)) for i in dict.fromkeys((0, k - 1))]
     return {
         "id": f"evaluation-{number}",
         "name": name,
@@ -120,7 +119,11 @@ def _group(number: int, name: str, members: Sequence[Finished]) -> Json:
         ],
         "methods": methods([figure for one in members for figure in _figures(one).values()]),
         "counts": [(name, _count(one)) for name, one in named],
-        "comparisons": [_comparison(one) for one in others],
+        "comparisons": [
+            _comparison(compared(one, other) | {"subjects": [own, another]})
+            for (own, one), (another, other) in pairs
+            if _common(one, other)
+        ],
         "reliability": _reliability(named),
         "items": items,
         "kinds": _kinds(members),

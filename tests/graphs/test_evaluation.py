@@ -129,7 +129,10 @@ def test_limits_are_numbers_or_shares_and_ids_may_be_short() -> None:
 # -- samples ----------------------------------------------------------------------------------------------
 
 
-def test_likelihoods_of_choices_are_those_of_the_model(tmp_path: Path, tiny_model: Path) -> None:
+def test_likelihoods_of_choices_are_those_of_the_model(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("alignment.weights.multiplies_bfloat16", lambda: False)  # float32 on every machine
     rows = [{"q": "one  ", "o": ["a cat", "a dog", "no"], "r": 2}, {"q": "", "o": ["a cat", "two"], "r": 0}]
     settings = {"name": "c", "kind": "choice", "data": "rows.jsonl", "prompt": "q", "choices": "o", "answer": "r"}
     path = evaluation_at(tmp_path, rows, **settings, chat=False)
@@ -432,20 +435,41 @@ def test_samples_of_one_item_are_one_win_and_length_is_that_of_the_text(tmp_path
     assert found["win_rate_at_equal_length"]["value"] == pytest.approx(0.5)
 
 
-@pytest.mark.parametrize(("first", "why"), [(40, ": one side's texts are never"), (-2, " (95 % interval ")])
-def test_where_lengths_decide_all_the_win_rate_at_equal_length_is_not_told(
-    tmp_path: Path, first: int, why: str
-) -> None:
-    """The longer texts win: all of them are longer, or one is shorter and loses."""
+def of_lengths(root: Path, more: list[int], won: list[bool]) -> dict[str, Any]:
+    """Texts of 50 characters against texts of so many more, which win or lose."""
     two = []
     for number in (0, 1):
-        more = [number * (40 + 2 * i if i else first) for i in range(9)]
-        samples = [{"id": str(i), "sample": 0, "text": "x" * (20 + size), "tokens": 1} for i, size in enumerate(more)]
-        scores = [{"id": str(i), "sample": 0, "reward": float(size)} for i, size in enumerate(more)]
-        two.append(finished(tmp_path / str(number), samples, scores))
-    found = compare.compared(*two)
+        sizes = [50 + number * size for size in more]
+        samples = [{"id": str(i), "sample": 0, "text": "x" * size, "tokens": 1} for i, size in enumerate(sizes)]
+        scores = [{"id": str(i), "sample": 0, "reward": float(number * (win or -1))} for i, win in enumerate(won)]
+        two.append(finished(root / str(number), samples, scores))
+    return compare.compared(*two)
+
+
+@pytest.mark.parametrize(
+    ("more", "won", "why"),
+    [
+        ([40] * 9, [True] * 8 + [False], ": one side's texts are always the longer ones"),
+        ([-2, *range(40, 56, 2)], [False] + [True] * 8, " (95 % interval "),
+        ([-9, *[30] * 20], [True] * 21, ": all of them end alike"),
+    ],
+)
+def test_the_win_rate_at_equal_length_is_not_told_where_nothing_tells_it(
+    tmp_path: Path, more: list[int], won: list[bool], why: str
+) -> None:
+    found = of_lengths(tmp_path, more, won)
     assert found["win_rate"]["value"] > 0.8 and "win_rate_at_equal_length" not in found
     assert found["note"].startswith(f"the win rate at equal length cannot be told from these items{why}")
+
+
+def test_the_win_rate_at_equal_length_by_hand(tmp_path: Path) -> None:
+    """Longer by ten, 24 of 30 are won; shorter by ten, 2 of 10: the odds 4 and 1/4 have their middle at 1."""
+    found = of_lengths(tmp_path / "a", [10] * 30 + [-10] * 10, [True] * 24 + [False] * 6 + [True] * 2 + [False] * 8)
+    assert found["win_rate"]["value"] == pytest.approx(26 / 40)
+    assert found["win_rate_at_equal_length"]["value"] == pytest.approx(0.5, abs=1e-3)
+    # one text of another length does not hide what the equal ones say
+    found = of_lengths(tmp_path / "b", [1] + [0] * 39, [True] * 26 + [False] * 14)
+    assert found["win_rate_at_equal_length"]["value"] == pytest.approx(25 / 39, abs=1e-3)
 
 
 def test_the_detectable_difference() -> None:
@@ -544,7 +568,6 @@ def test_a_comparison_is_paired(trained: Path) -> None:
     assert found["metrics"]["reward"]["difference"]["value"] == pytest.approx(sum(differences) / 4)
     wins = sum(d > 0 for d in differences) / 4 + sum(d == 0 for d in differences) / 8
     assert found["win_rate"]["value"] == pytest.approx(wins)
-    assert ("win_rate_at_equal_length" in found) != ("note" in found)  # four items may say nothing
 
 
 def test_the_largest_disagreements_are_explained_on_the_page(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -110,6 +110,12 @@ def test_each_is_compared_with_the_first_and_with_the_one_before_it(tmp_path: Pa
     found = re.findall(r"<h3[^>]*>(\w+) against (\w+)", evaluations.evaluations_page(models))
     pairs = [("sft", "base"), ("policy", "base"), ("policy", "sft"), ("council", "base"), ("council", "policy")]
     assert found == pairs
+    again = [
+        compare.Finished(one.path, one.about | {"subject": "sft", "seed": k}, one.results)
+        for k, one in enumerate(models)
+    ]
+    found = re.findall(r"<h3[^>]*>([^<]+) against ([^<]+)<", evaluations.evaluations_page(again[:2]))
+    assert found == [("sft, seed 1", "sft, seed 0")]
 
 
 def test_the_plots_beside_it_are_pictures(two: list[compare.Finished], tmp_path: Path) -> None:
