@@ -77,6 +77,8 @@ def test_weights_are_as_large_as_the_real_ones(tiny_model: Path, quantization: s
 
 @pytest.mark.parametrize("optimizer", ["adamw", "adamw_8bit"])
 def test_moments_are_as_large_as_the_real_ones(optimizer: str) -> None:
+    # settings of parameters that other tests had, kept by id, which a new parameter may get
+    bnb.optim.GlobalOptimManager.get_instance().initialize()
     parameters = [nn.Parameter(torch.ones(shape)) for shape in ((64, 100), (16, 30), (4096,))]
     kind: Any = {"adamw": torch.optim.AdamW, "adamw_8bit": bnb.optim.AdamW8bit}[optimizer]
     real = kind(parameters)

@@ -33,8 +33,10 @@ def asked(kind: str, arguments: list[tuple[Any, ...]]) -> list[Instance]:
 
 @pytest.fixture(scope="module")
 def models(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[HarnessModel, Any]]:
-    with harness_model(str(tiny_model), tmp_path_factory.mktemp("runs")) as mine:
-        yield mine, HFLM(pretrained=str(tiny_model), dtype="float32", device="cpu", batch_size=4)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("alignment.weights.multiplies_bfloat16", lambda: False)  # float32 on every machine, as theirs is
+        with harness_model(str(tiny_model), tmp_path_factory.mktemp("runs")) as mine:
+            yield mine, HFLM(pretrained=str(tiny_model), dtype="float32", device="cpu", batch_size=4)
 
 
 def without_controls(arguments: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
