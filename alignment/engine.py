@@ -116,7 +116,7 @@ class Engine:
         self._submit(_Job(rows=rows)).result()
         return [row.completion() for row in rows]
 
-    def forget(self) -> None:
+    def forget_texts(self) -> None:
         """Drops what is kept of finished texts for those that begin alike, so that what is written next does not hang
         on what was written before: a prefix that is read again or not changes how bfloat16 sums are rounded."""
         self._call(self._admission.forget_texts)

@@ -164,7 +164,7 @@ def _respond(c: Context, arm: str, chunk: list[Row]) -> list[Row]:
         )
         for row in chunk
     ]
-    c.engine.forget()  # or a run that goes on would not end in the same samples
+    c.engine.forget_texts()  # or a run that goes on would not end in the same samples
     return [
         {
             "stage": c.stage,

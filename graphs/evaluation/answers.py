@@ -53,7 +53,7 @@ def _texts(subject: Subject, evaluation: Evaluation, seed: int, items: Sequence[
             _fits(subject.engine, len(ids) + evaluation.max_tokens, item)
             if not ids:
                 raise UsageError(f"{item['place']}: the prompt is empty")
-        subject.engine.forget()  # or the same command again would not end in the same samples
+        subject.engine.forget_texts()  # or the same command again would not end in the same samples
     return [
         {
             "id": item["id"],
@@ -90,7 +90,7 @@ def _sat(subject: Subject, item: Row, k: int, seed: int) -> Row:
     assert subject.sit is not None
     if "question" not in item:
         raise UsageError(f"{subject.name} answers questions of its own task; evaluate it on its run or recipe")
-    subject.here.forget()
+    subject.here.forget_texts()
     found = subject.sit(item["question"], seed + k)
     return {
         "id": item["id"],

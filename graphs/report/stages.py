@@ -77,6 +77,7 @@ CHARTS: dict[str, tuple[Chart, ...]] = {
 }
 
 # key of a stage's results -> (words, format)
+digest = "{:.12}".format
 RESULTS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "validation_loss": ("Validation loss, nats per token", number),
     "perplexity": ("Perplexity", number),
@@ -107,10 +108,10 @@ RESULTS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "sittings": ("Sittings", number),
     "sittings_solved": ("Sittings that ended solved", number),
     "eos_rate": ("Rollouts ended, last iteration", percent),
-    "start_sha256": ("Adapter that it began with, sha256", lambda value: f"{value:.12}"),
-    "adapter_sha256": ("Adapter, sha256", lambda value: f"{value:.12}"),
-    "policy_sha256": ("Policy, sha256", lambda value: f"{value:.12}"),
-    "value_sha256": ("Value model, sha256", lambda value: f"{value:.12}"),
+    "start_sha256": ("Adapter that it began with, sha256", digest),
+    "adapter_sha256": ("Adapter, sha256", digest),
+    "policy_sha256": ("Policy, sha256", digest),
+    "value_sha256": ("Value model, sha256", digest),
 }
 
 

@@ -162,11 +162,11 @@ def test_what_is_in_the_store_is_not_read_again_and_changes_nothing(engine: Engi
         read = engine.usage.read
         assert engine.generate([ask(text, seed=1)])[0].ids == first.ids
         assert engine.usage.read - read == first.prompt_tokens
-    engine.forget()
+    engine.forget_texts()
     read = engine.usage.read
     assert engine.generate([ask(text, seed=1)])[0].ids == first.ids
     assert engine.usage.read - read == first.prompt_tokens
-    engine.forget()
+    engine.forget_texts()
     read = engine.usage.read
     engine.generate([ask(text, seed=i) for i in range(16)])
     assert engine.usage.read - read == first.prompt_tokens  # once for all

@@ -53,14 +53,15 @@ def test_auc_is_the_share_of_pairs(a: list[int], b: list[int]) -> None:
     assert statistics.auc(a, b) == pytest.approx(share)
 
 
-def test_bootstrap_covers_the_mean() -> None:
-    """The 95 % interval holds the true mean in about 95 % of samples."""
-    rng = np.random.default_rng(0)
+@pytest.mark.parametrize(("n", "samples", "seed", "least", "most"), [(60, 200, 0, 176, 199), (8, 400, 1, 372, 388)])
+def test_bootstrap_covers_the_mean(n: int, samples: int, seed: int, least: int, most: int) -> None:
+    """The 95 % interval holds the true mean in about 95 % of samples (of 8, the plain percentile one in 89 %)."""
+    rng = np.random.default_rng(seed)
     inside = 0
-    for i in range(200):
-        interval = statistics.bootstrap(rng.normal(3.0, 2.0, 60), seed=i, resamples=400)
+    for i in range(samples):
+        interval = statistics.bootstrap(rng.normal(3.0, 2.0, n), seed=i, resamples=400)
         inside += interval["low"] <= 3.0 <= interval["high"]
-    assert 176 <= inside <= 199
+    assert least <= inside <= most
 
 
 def test_the_tails_of_few_rows_are_those_of_student() -> None:
@@ -68,16 +69,6 @@ def test_the_tails_of_few_rows_are_those_of_student() -> None:
     assert statistics.tails(8)[0] == pytest.approx(NormalDist().cdf(-2.364624 * (8 / 7) ** 0.5), rel=1e-5)
     assert statistics.tails(10**6)[0] == pytest.approx(0.025, rel=1e-4)
     assert statistics.tails(1) == pytest.approx([0.025, 0.975])
-
-
-def test_an_interval_of_eight_covers_their_mean() -> None:
-    """The plain percentile interval does in 89 % of such samples."""
-    rng = np.random.default_rng(1)
-    inside = 0
-    for i in range(400):
-        interval = statistics.bootstrap(rng.normal(3.0, 2.0, 8), seed=i, resamples=400)
-        inside += interval["low"] <= 3.0 <= interval["high"]
-    assert 0.93 <= inside / 400 <= 0.97
 
 
 def test_correlation_of_a_constant_is_undefined() -> None:
