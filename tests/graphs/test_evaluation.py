@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -269,7 +271,7 @@ def test_what_was_asked_is_not_asked_again(tmp_path: Path, tiny_model: Path, mon
     assert sum("error" not in json.loads(line) for line in kept[0].read_text().splitlines()) == 2
 
 
-def test_workers_of_ray_make_the_same_samples(tmp_path: Path, tiny_model: Path) -> None:
+def test_workers_of_ray_make_the_same_samples(tmp_path: Path, tiny_model: Path, request: pytest.FixtureRequest) -> None:
     ray = pytest.importorskip("ray", reason="Ray is not installed (the extra ray)")
     from graphs.evaluation.workers import over_workers
 
@@ -277,6 +279,9 @@ def test_workers_of_ray_make_the_same_samples(tmp_path: Path, tiny_model: Path) 
     evaluation = load_evaluation(evaluation_at(tmp_path, [*ROWS[:8], long, *ROWS[8:]], **SUMS | MORE))
     items = load_items(evaluation, tmp_path)
     batches = [items[i : i + 3] for i in range(0, len(items), 3)]
+    cores, threads = os.cpu_count() or 1, torch.get_num_threads()
+    torch.set_num_threads(max(1, cores // 2))  # as a worker's: matrix products round otherwise with other numbers
+    request.addfinalizer(partial(torch.set_num_threads, threads))
     with opened([str(tiny_model)], tmp_path) as subject_of:
         here = list(answers.answered(subject_of(str(tiny_model)), evaluation, 0, batches, True))
     with over_workers(str(tiny_model), 2, tmp_path) as answer:
