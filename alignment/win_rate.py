@@ -9,6 +9,7 @@ from alignment.statistics import Interval, Numbers, paired_bootstrap, share
 
 RIDGE = 1e-4  # per pair, on both coefficients: where all pairs are won, the likelihood alone has no maximum
 ROUNDS = 100
+UNTOLD = 0.9  # width of an interval of a share that says nothing
 
 
 def preferences(rewards: Numbers, others: Numbers) -> np.ndarray:
@@ -19,6 +20,24 @@ def preferences(rewards: Numbers, others: Numbers) -> np.ndarray:
 def win_rate(preferred: Numbers) -> Interval:
     """The mean of preferences in [0, 1], a tie counted half, with its interval over pairs."""
     return share(preferred)
+
+
+def at_equal_length(
+    preferred: Numbers, lengths: Numbers, other_lengths: Numbers
+) -> tuple[Interval, None] | tuple[None, str]:
+    """The win rate at equal length, or why these pairs cannot tell it. Raises ValueError as ``length_controlled``."""
+    wanted = np.asarray(preferred, float)
+    signs = set(np.sign(np.asarray(lengths, float) - np.asarray(other_lengths, float)).tolist())
+    if signs == {0}:
+        return win_rate(wanted), None
+    if len(signs) == 1:
+        return None, ": one side's texts are always the longer ones"
+    if len(set(wanted.tolist())) == 1:  # then a regression goes by its ridge alone
+        return None, ": all of them end alike"
+    found = length_controlled(wanted, lengths, other_lengths)
+    if found["high"] - found["low"] > UNTOLD:
+        return None, f" (95 % interval {found['low']:.1%} to {found['high']:.1%})"
+    return found, None
 
 
 def length_controlled(preferred: Numbers, lengths: Numbers, other_lengths: Numbers) -> Interval:

@@ -45,12 +45,14 @@ from benchmarks.explain_tables import (
     BATCH,
     CAPTUM,
     ERRORS,
+    FRESH,
     FULL,
     MANY,
     ONE,
     OURS,
     SHARP,
     lines,
+    mean_errors,
     spread,
     summary,
 )
@@ -79,14 +81,13 @@ def arms(bench: Bench, d: int, there: dict[str, Row]) -> dict[str, Callable[[], 
     return found
 
 
-def long_arms(bench: Bench, d: int, folder: Path, there: dict[str, Row]) -> dict[str, Callable[[], Row]]:
+def long_arms(bench: Bench, d: int, there: dict[str, Row]) -> dict[str, Callable[[], Row]]:
     """What takes so long that it is measured on the first pair alone."""
     if d <= MAX_UNITS:
         return {FULL: lambda: bench.lime(d, 1, bench.counts.samples, rate(FULL))}
     return {
         ANCHORS: lambda: bench.our_anchors(d),
         ANCHOR_TEXT: lambda: bench.anchor_text(d, there[OURS]["tau"]),
-        ERRORS: lambda: bench.fresh_errors(d, folder / "rewards"),
     }
 
 
@@ -153,12 +154,24 @@ def measure(
                 for arm, make in of_pair.items():
                     rows[d][number][arm] = row(bench, d, arm, make, of_pair)
         for d in UNITS:
-            for arm, make in long_arms(benches[0], d, folder, rows[d][0]).items():
-                if not (timed and arm == ERRORS):
-                    searches = (ANCHORS, ANCHOR_TEXT) if arm in (ANCHORS, ANCHOR_TEXT) else ()
-                    rows[d][0][arm] = row(benches[0], d, arm, make, searches)
+            for arm, make in long_arms(benches[0], d, rows[d][0]).items():
+                searches = (ANCHORS, ANCHOR_TEXT) if arm in (ANCHORS, ANCHOR_TEXT) else ()
+                rows[d][0][arm] = row(benches[0], d, arm, make, searches)
         if timed:
             return None
+        for d in (d for d in UNITS if d > MAX_UNITS):
+            answers = folder / "rewards"
+            fresh = row(benches[0], d, FRESH, partial(benches[0].fresh_weights, d, answers))
+            of_seeds = [
+                row(
+                    benches[0],
+                    d,
+                    f"{ERRORS}, seed {seed}",
+                    partial(benches[0].fresh_errors, d, answers, seed, fresh["weights"]),
+                )
+                for seed in range(counts.seeds)
+            ]
+            rows[d][0][ERRORS] = mean_errors(fresh, of_seeds)
     others = [Bench(engine, role, pair, number, counts) for number, pair in enumerate(pairs(engine, COUNTED)[0])]
     return {
         "schema_version": 1,

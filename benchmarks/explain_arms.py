@@ -230,30 +230,30 @@ class Bench:
             },
         }
 
-    def fresh_errors(self, d: int, folder: Path) -> Row:
-        """The same beside the weights of many other masks: their largest standard error, and for each explainer
-        the mean over seeds of its largest error. One reward answers all; it is kept in ``folder``."""
-        ask = Rewards(self.scorer, self.prompt, self.units(d), folder, progress=rate(f"{d} units, fresh masks"))
-        _, samples, fresh, seeds, _ = self.counts
+    def fresh_weights(self, d: int, folder: Path) -> Row:
+        """The weights of many other masks than the explainers', and their largest standard error; the rewards are kept
+        in ``folder``."""
+        fresh = self.counts.fresh
         whole = fresh // SAMPLES  # of so many draws one is the text itself
         drawn = draw_masks(d, fresh - whole, np.random.default_rng([self.seed, fresh]))
         masks, counts = np.unique(np.concatenate([np.ones((whole, d), bool), drawn]), axis=0, return_counts=True)
-        kernel = lime_kernel(lime_distances(masks))
-        reference = wls(masks.astype(float), ask(masks), kernel, counts.astype(float))
-        found: dict[str, list[Any]] = {OURS: [], SHARP: [], "LimeTextExplainer": [], "captum": []}
-        for seed in range(seeds):
-            found[OURS].append(fit_lime(drawn_table(ask, samples, seed)).weights)
-            found[SHARP].append(fit_lime(sampled_table(ask, seed)).weights)
-            found["LimeTextExplainer"].append(by_lime(d, ask, samples, seed))
-            found["captum"].append(peers.captum_of_masks(d, ask, seed, samples))
-        return {
-            "fresh": fresh,
-            "standard_error": float(reference.errors.max()),
-            "largest_weight": float(np.abs(reference.weights).max()),
-            "max_error": {
-                name: float(np.mean([largest(one, reference.weights) for one in all_])) for name, all_ in found.items()
-            },
+        rewards = self._fresh(d, folder)(masks)
+        found = wls(masks.astype(float), rewards, lime_kernel(lime_distances(masks)), counts.astype(float))
+        return {"fresh": fresh, "weights": found.weights.tolist(), "standard_error": float(found.errors.max())}
+
+    def fresh_errors(self, d: int, folder: Path, seed: int, weights: list[float]) -> dict[str, float]:
+        """Each explainer's largest error beside these weights; one reward answers all."""
+        ask, samples, reference = self._fresh(d, folder), self.counts.samples, np.array(weights)
+        found: dict[str, Any] = {
+            OURS: fit_lime(drawn_table(ask, samples, seed)).weights,
+            SHARP: fit_lime(sampled_table(ask, seed)).weights,
+            "LimeTextExplainer": by_lime(d, ask, samples, seed),
+            "captum": peers.captum_of_masks(d, ask, seed, samples),
         }
+        return {name: largest(one, reference) for name, one in found.items()}
+
+    def _fresh(self, d: int, folder: Path) -> Rewards:
+        return Rewards(self.scorer, self.prompt, self.units(d), folder, progress=rate(f"{d} units, fresh masks"))
 
 
 def measured(meter: peers.Meter, tokens: int, texts: int) -> Row:

@@ -12,7 +12,7 @@ from benchmarks.explain_errors import extrapolated
 BATCH = 32
 OURS, SHARP, ANCHORS = "Junto", "Junto, until sharp", "Junto, anchors"
 ONE, MANY, FULL = "LIME, one at a time", f"LIME, batches of {BATCH}", "LIME, in full"
-CAPTUM, ANCHOR_TEXT, ERRORS = "captum", "AnchorText", "errors"
+CAPTUM, ANCHOR_TEXT, ERRORS, FRESH = "captum", "AnchorText", "errors", "fresh masks"
 SAMPLED = (ONE, MANY, CAPTUM)  # extrapolated
 ARMS = (OURS, SHARP, ANCHORS, *SAMPLED, ANCHOR_TEXT)
 
@@ -84,6 +84,16 @@ def of_units(of_pairs: Sequence[dict[str, Row]], samples: int) -> Json:
         "extrapolated_over_full": over_full(first[FULL]) if FULL in first else {},
         "anchors": of_anchors([of[ANCHOR_TEXT] for of in of_pairs if ANCHOR_TEXT in of])
         | {f"{of}_ratio": text[key] / search[key] for of, key in (("token", "tokens"), ("time", "seconds"))},
+    }
+
+
+def mean_errors(fresh: Row, seeds: Sequence[Row]) -> Row:
+    """Of the errors beside the weights of fresh masks the means over seeds."""
+    return {
+        "fresh": fresh["fresh"],
+        "standard_error": fresh["standard_error"],
+        "largest_weight": max(map(abs, fresh["weights"])),
+        "max_error": {name: mean([one[name] for one in seeds]) for name in seeds[0] if name != "processor"},
     }
 
 

@@ -15,7 +15,7 @@ from alignment.errors import SetupError, UsageError
 from alignment.run_dir import read_rows
 from alignment.statistics import bootstrap, paired_bootstrap, paired_wilson
 from alignment.text_metrics import paired_corpus
-from alignment.win_rate import length_controlled, preferences, win_rate
+from alignment.win_rate import at_equal_length, preferences, win_rate
 from graphs.evaluation.config import Evaluation
 from graphs.evaluation.measures import (
     CORPUS,
@@ -29,7 +29,6 @@ from graphs.evaluation.measures import (
 from graphs.tasks import Row
 
 Z = 1.959964 + 0.841621  # two-sided 5 %, power 80 %
-UNTOLD = 0.9  # width of an interval of a share that says nothing
 DIFFERING = 0.3  # share of the items on which two models differ; of like models about so many
 
 
@@ -228,19 +227,10 @@ def _wins(first: Finished, second: Finished) -> dict[str, Any]:
         for key, win in zip(keys, wins.tolist(), strict=True)
     ]
     preferred, mine, other = (list(by_item(rows, name).values()) for name in ("won", "first", "second"))
-    rate = win_rate(preferred)
-    found: dict[str, Any] = {"win_rate": rate}
-    cannot = "the win rate at equal length cannot be told from these items"
-    signs = {(a > b) - (a < b) for a, b in zip(mine, other, strict=True)}
-    if signs == {0}:
-        return found | {"win_rate_at_equal_length": rate}
-    if len(signs) == 1:
-        return found | {"note": f"{cannot}: one side's texts are always the longer ones"}
-    if len(set(preferred)) == 1:  # then a regression goes by its ridge alone
-        return found | {"note": f"{cannot}: all of them end alike"}
-    controlled = length_controlled(preferred, other, mine)
-    if controlled["high"] - controlled["low"] > UNTOLD:
-        return found | {"note": f"{cannot} (95 % interval {controlled['low']:.1%} to {controlled['high']:.1%})"}
+    found: dict[str, Any] = {"win_rate": win_rate(preferred)}
+    controlled, why_not = at_equal_length(preferred, other, mine)
+    if controlled is None:
+        return found | {"note": f"the win rate at equal length cannot be told from these items{why_not}"}
     return found | {"win_rate_at_equal_length": controlled}
 
 
