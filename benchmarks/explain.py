@@ -159,19 +159,13 @@ def measure(
                 rows[d][0][arm] = row(benches[0], d, arm, make, searches)
         if timed:
             return None
-        for d in (d for d in UNITS if d > MAX_UNITS):
-            answers = folder / "rewards"
-            fresh = row(benches[0], d, FRESH, partial(benches[0].fresh_weights, d, answers))
-            of_seeds = [
-                row(
-                    benches[0],
-                    d,
-                    f"{ERRORS}, seed {seed}",
-                    partial(benches[0].fresh_errors, d, answers, seed, fresh["weights"]),
-                )
-                for seed in range(counts.seeds)
-            ]
-            rows[d][0][ERRORS] = mean_errors(fresh, of_seeds)
+        first, answers = benches[0], folder / "rewards"
+        for d in UNITS:
+            if d > MAX_UNITS:
+                fresh = row(first, d, FRESH, partial(first.fresh_weights, d, answers))
+                errors = partial(first.fresh_errors, d, answers, fresh["weights"])
+                of_seeds = [row(first, d, f"{ERRORS}, seed {i}", partial(errors, i)) for i in range(counts.seeds)]
+                rows[d][0][ERRORS] = mean_errors(fresh, of_seeds)
     others = [Bench(engine, role, pair, number, counts) for number, pair in enumerate(pairs(engine, COUNTED)[0])]
     return {
         "schema_version": 1,

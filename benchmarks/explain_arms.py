@@ -241,7 +241,7 @@ class Bench:
         found = wls(masks.astype(float), rewards, lime_kernel(lime_distances(masks)), counts.astype(float))
         return {"fresh": fresh, "weights": found.weights.tolist(), "standard_error": float(found.errors.max())}
 
-    def fresh_errors(self, d: int, folder: Path, seed: int, weights: list[float]) -> dict[str, float]:
+    def fresh_errors(self, d: int, folder: Path, weights: list[float], seed: int) -> dict[str, float]:
         """Each explainer's largest error beside these weights; one reward answers all."""
         ask, samples, reference = self._fresh(d, folder), self.counts.samples, np.array(weights)
         found: dict[str, Any] = {

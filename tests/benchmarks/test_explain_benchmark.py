@@ -153,6 +153,14 @@ def test_ratios_are_of_sums_and_baselines_are_extrapolated() -> None:
     assert any("token ratio 200.0" in line for line in tables.lines_of("8", eight))
 
 
+def test_errors_beside_fresh_masks_are_means_over_seeds() -> None:
+    fresh = {"fresh": 50, "weights": [0.5, -2.0], "standard_error": 0.25, "processor": "fast"}
+    seeds = [{tables.OURS: 1.0, "captum": 2.0, "processor": "slow"}, {tables.OURS: 2.0, "captum": 2.0}]
+    found = tables.mean_errors(fresh, seeds)
+    assert found["max_error"] == {tables.OURS: 1.5, "captum": 2.0}
+    assert (found["largest_weight"], found["standard_error"], found["fresh"]) == (2.0, 0.25, 50)
+
+
 def test_times_that_are_compared_are_of_one_processor() -> None:
     named = {"text": "a", "units": 8}
     known: list[tables.Row] = [named | {"arm": arm, "processor": "old"} for arm in ("ours", "lime")]
