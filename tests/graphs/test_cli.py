@@ -2,7 +2,9 @@
 
 import io
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -225,6 +227,19 @@ def test_what_becomes_of_other_errors(capsys, tmp_path, statement, code, says):
         got, err = failure(capsys, *arguments, "--debug")
         assert got == code
         assert err.startswith("Traceback") and statement.split("raise ")[-1].split("(")[0] in err
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_interrupts_with_one_sentence(tmp_path, sent):
+    rows = tmp_path / "rows.jsonl"
+    os.mkfifo(rows)
+    command = [sys.executable, "-m", "graphs.cli", "data", "check", str(rows)]
+    # opening waits until the command reads, and then the command waits for rows
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process, rows.open("w"):
+        process.send_signal(sent)
+        _, said = process.communicate(timeout=60)
+    assert (process.returncode, said) == (130, "interrupted; run the same command again to go on\n")
 
 
 def test_prints_of_a_task_do_not_disturb_the_json(capsys, tmp_path):

@@ -1,4 +1,4 @@
-"""Ctrl-C and kill -9 of the installed command in every stage, on the embedded model: the run ends the same.
+"""Ctrl-C, kill and kill -9 of the installed command in every stage, on the embedded model: the run ends the same.
 
 Run by ``make soak``. Small budgets; the same code as ``make demo``.
 """
@@ -69,7 +69,7 @@ def straight(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGKILL], ids=["ctrl-c", "kill-9"])
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=["ctrl-c", "kill", "kill-9"])
 @pytest.mark.parametrize(("stage", "step"), POINTS)
 def test_it_ends_the_same(
     straight: dict[str, Any], tmp_path: Path, stage: str, step: int, sent: signal.Signals
@@ -80,7 +80,7 @@ def test_it_ends_the_same(
         time.sleep(0.02)
     process.send_signal(sent)
     said = process.communicate()[1]
-    if sent is signal.SIGINT:
+    if sent is not signal.SIGKILL:
         assert process.returncode == 130 and "Traceback" not in said and "run the same command again" in said
         assert watched.status()["state"] == "interrupted"
     else:
