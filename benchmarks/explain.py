@@ -118,6 +118,7 @@ def measure(
     measured, and nothing."""
     model = (resident() or {}).get("VmRSS")
     texts, source = pairs(engine, count)
+    print(f"texts: {source}", file=sys.stderr, flush=True)  # before hours are spent on drawn words
     benches = [Bench(engine, role, pair, number, counts) for number, pair in enumerate(texts)]
     about = {"scorer": benches[0].scorer.fingerprint, "counts": counts._asdict(), "threads": torch.get_num_threads()}
     here = machine()["processor"]
