@@ -72,7 +72,12 @@ def encode_rows(chat: ChatFormat, rows: Sequence[dict[str, Any]], max_length: in
 def encode_scored(chat: ChatFormat, prompt: Sequence[dict[str, str]], response: str, drop: int = 0) -> list[int]:
     """Ids of a text that gets a scalar: it is read at the response's last token that is not white space. ``drop``
     tokens of the prompt's contents are left out, from the beginning on."""
-    return chat.prompt_ids(prompt, drop) + chat.text_ids(response.rstrip())
+    return chat.prompt_ids(prompt, drop) + scored_ids(chat, response)
+
+
+def scored_ids(chat: ChatFormat, response: str) -> list[int]:
+    """Those of the response alone."""
+    return chat.text_ids(response.rstrip())
 
 
 def token_logprobs(

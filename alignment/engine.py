@@ -25,7 +25,7 @@ from alignment import text_scores
 from alignment.adapter_files import load_guest, load_role
 from alignment.admission import Admission
 from alignment.backbone import Backbone
-from alignment.batch import encode_scored
+from alignment.batch import scored_ids
 from alignment.config import BackboneConfig
 from alignment.decoding import Completion, Lark, Prompt, Request, Row, matcher_of
 from alignment.errors import SetupError, UsageError
@@ -157,7 +157,9 @@ class Engine:
         if role not in self.backbone.heads:
             raise SetupError(f"this model has no {role} head; open a run that has trained one")
         chat = self.backbone.chat
-        rows = [encode_scored(chat, p, r) for p, r in zip(prompts, responses, strict=True)]
+        # one prompt before many responses is encoded once
+        before = {key: chat.prompt_ids(prompt) for key, prompt in {id(prompt): prompt for prompt in prompts}.items()}
+        rows = [before[id(p)] + scored_ids(chat, r) for p, r in zip(prompts, responses, strict=True)]
         if self.window is not None and (longest := max(map(len, rows), default=0)) > self.window:
             raise UsageError(
                 f"a prompt and a response to be scored have {longest:,} tokens together, and the model reads "
