@@ -76,7 +76,7 @@ def encode_scored(chat: ChatFormat, prompt: Sequence[dict[str, str]], response: 
 
 
 def scored_ids(chat: ChatFormat, response: str) -> list[int]:
-    """Those of the response alone."""
+    """Ids of such a text's response, without white space at its end."""
     return chat.text_ids(response.rstrip())
 
 

@@ -157,6 +157,7 @@ class Engine:
         if role not in self.backbone.heads:
             raise SetupError(f"this model has no {role} head; open a run that has trained one")
         chat = self.backbone.chat
+        prompts = list(prompts)  # held, so that an id is one prompt's
         # one prompt before many responses is encoded once
         before = {key: chat.prompt_ids(prompt) for key, prompt in {id(prompt): prompt for prompt in prompts}.items()}
         rows = [before[id(p)] + scored_ids(chat, r) for p, r in zip(prompts, responses, strict=True)]

@@ -25,9 +25,8 @@ ROOM = 512  # new tokens of a chunk
 
 class PathLayer(DynamicLayer):
     """Keys and values [1, heads, places, width] of a path and of a chunk behind it, at ``index`` in two buffers
-    [layers, 1, heads, room, width] of all ``layers``, which the first one puts into ``buffers``: tensors of each
-    layer's own that grow and shrink with every chunk leave gaps in the heap, of 50 MB with 800 tokens of the embedded
-    model."""
+    [layers, 1, heads, room, width]. The first layer that runs allocates them for all: with tensors of each layer's own,
+    grown with every chunk or allocated once, 50 MB more of the heap stay after 800 tokens of the embedded model."""
 
     def __init__(self, index: int, layers: int, room: int, buffers: list[Tensor]) -> None:
         super().__init__()
@@ -51,16 +50,15 @@ class PathLayer(DynamicLayer):
         self._show(after)
         return self.keys, self.values
 
-    def keep(self, places: list[int]) -> None:
-        """Of what is there, these ascending ``places`` alone."""
+    def keep(self, same: int, moved: Tensor) -> None:
+        """Of what is there, the first ``same`` places and those of ``moved``, int64 and ascending."""
         if not self.is_initialized:
             return
-        same = shared(places, range(len(places)))
-        wanted = torch.tensor(places[same:], dtype=torch.long, device=self.device)
+        count = same + len(moved)
         for buffer in self.buffers:
             own = buffer[self.index]
-            own[..., same : len(places), :] = own.index_select(-2, wanted)
-        self._show(len(places))
+            own[..., same:count, :] = own.index_select(-2, moved)
+        self._show(count)
 
     def _show(self, count: int) -> None:
         self.keys, self.values = (buffer[self.index, ..., :count, :] for buffer in self.buffers)
@@ -80,14 +78,17 @@ class Chunk(NamedTuple):
 
 def knows(backbone: Backbone) -> bool:
     """Whether the model's attention takes a mask of its own for every token, and sees all of it in every layer; places
-    are rotary, since ALiBi and windows of older models follow from the mask's shape and not from ``position_ids``."""
-    config = backbone.causal_lm.get_decoder().config
+    are rotary, since ALiBi and windows of older models follow from the mask's shape and not from ``position_ids``. Nor
+    has it what torch's attention would leave out, such as sinks."""
+    decoder = backbone.causal_lm.get_decoder()
+    config = decoder.config
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
     # models from before layer_types may say it by a window alone
     window = getattr(config, "sliding_window", None) if not getattr(config, "layer_types", None) else None
     implementation = getattr(config, "_attn_implementation", None)
     rotary = getattr(config, "rope_parameters", None) is not None and not getattr(config, "alibi", False)
-    return rotary and implementation in ("eager", "sdpa") and kinds == {"full_attention"} and window is None
+    fused = implementation in ("eager", "sdpa") and getattr(decoder, "_supports_sdpa", True)
+    return rotary and fused and kinds == {"full_attention"} and window is None
 
 
 def last_states(backbone: Backbone, rows: Sequence[tuple[int, ...]]) -> Iterator[tuple[list[int], Tensor, int]]:
@@ -98,7 +99,8 @@ def last_states(backbone: Backbone, rows: Sequence[tuple[int, ...]]) -> Iterator
 
 
 def walk(backbone: Backbone, rows: Sequence[tuple[int, ...]]) -> Iterator[tuple[Chunk, Tensor]]:
-    """Each chunk of the tree and the hidden states [T, H] of its new tokens, under the role that is entered."""
+    """Each chunk of the tree and the hidden states [T, H] of its new tokens, under the role that is entered; without
+    gradients, since keys and values are written in place."""
     decoder, device = backbone.causal_lm.get_decoder(), backbone.device
     lengths = [len(row) for row in rows]
     room = min(sum(lengths), max(lengths, default=0) + ROOM)
@@ -106,8 +108,10 @@ def walk(backbone: Backbone, rows: Sequence[tuple[int, ...]]) -> Iterator[tuple[
     layers = [PathLayer(index, count, room, buffers) for index in range(count)]
     cache = Cache(layers=layers)
     for chunk in chunks(rows, ROOM):
+        same = shared(chunk.keep, range(len(chunk.keep)))
+        moved = torch.tensor(chunk.keep[same:], dtype=torch.long, device=device)
         for layer in layers:
-            layer.keep(chunk.keep)
+            layer.keep(same, moved)
         seen = torch.from_numpy(chunk.seen).to(device)
         with _fused_attention(decoder):
             hidden = decoder(

@@ -6,10 +6,11 @@ import math
 import random
 import re
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -245,6 +246,21 @@ def test_scores_alone_and_together(engine: Engine) -> None:
     with backbone.role("reward"), torch.no_grad():
         hidden = backbone.hidden(ids, torch.ones_like(ids)).last_hidden_state[:, -1]
         assert together[3] == pytest.approx(backbone.scalar("reward", hidden).item(), abs=1e-5)
+
+
+def test_prompts_that_are_made_when_they_are_read(engine: Engine) -> None:
+    """As a column of a data set has them: no two reads give one object."""
+
+    class Column(Sequence[Any]):
+        def __len__(self) -> int:
+            return 8
+
+        def __getitem__(self, i: int) -> Any:
+            if i >= 8:
+                raise IndexError(i)
+            return [{"role": "user", "content": f"What is {i} + 7?"}]
+
+    assert engine.score(Column(), ["7"] * 8) == engine.score(list(Column()), ["7"] * 8)
 
 
 def test_what_was_computed_in_tokens_and_operations(engine: Engine) -> None:

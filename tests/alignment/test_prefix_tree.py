@@ -9,7 +9,16 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import BloomConfig, FalconConfig, GPTNeoConfig, LlamaConfig, MistralConfig, PretrainedConfig
+from transformers import (
+    AutoModelForCausalLM,
+    BloomConfig,
+    FalconConfig,
+    GPTNeoConfig,
+    GptOssConfig,
+    LlamaConfig,
+    MistralConfig,
+    PretrainedConfig,
+)
 
 from alignment import prefix_tree, text_scores
 from alignment.backbone import Backbone
@@ -114,3 +123,12 @@ def test_places_that_the_mask_decides_are_left_to_padded_rows(config: Pretrained
     config._attn_implementation = "eager"
     model = SimpleNamespace(get_decoder=lambda: SimpleNamespace(config=config))
     assert prefix_tree.knows(SimpleNamespace(causal_lm=model)) == known
+
+
+def test_sinks_are_left_to_padded_rows() -> None:
+    config = GptOssConfig(
+        hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_local_experts=1, layer_types=["full_attention"]
+    )
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
+    assert not prefix_tree.knows(SimpleNamespace(causal_lm=model))
