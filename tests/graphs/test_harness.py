@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +34,11 @@ def asked(kind: str, arguments: list[tuple[Any, ...]]) -> list[Instance]:
 
 @pytest.fixture(scope="module")
 def models(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[HarnessModel, Any]]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("alignment.weights.multiplies_bfloat16", lambda: False)  # float32 on every machine, as theirs is
-        with harness_model(str(tiny_model), tmp_path_factory.mktemp("runs")) as mine:
-            yield mine, HFLM(pretrained=str(tiny_model), dtype="float32", device="cpu", batch_size=4)
+    with ExitStack() as stack:
+        with pytest.MonkeyPatch.context() as patch:  # float32 on every machine, as theirs is
+            patch.setattr("alignment.weights.multiplies_bfloat16", lambda: False)
+            mine = stack.enter_context(harness_model(str(tiny_model), tmp_path_factory.mktemp("runs")))
+        yield mine, HFLM(pretrained=str(tiny_model), dtype="float32", device="cpu", batch_size=4)
 
 
 def without_controls(arguments: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:

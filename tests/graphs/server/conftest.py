@@ -6,7 +6,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -117,10 +117,11 @@ def tiny_run(wide_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 def models(tiny_run: Path, wide_model: Path) -> Iterator[list[Model]]:
     """The run, and the model that it is of; in float32 on every machine, since in bfloat16 a text may take another turn
     where its beginning is there already."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("alignment.weights.multiplies_bfloat16", lambda: False)
-        with opened([str(tiny_run), str(wide_model)], tiny_run.parent) as models:
-            yield models
+    with ExitStack() as stack:
+        with pytest.MonkeyPatch.context() as patch:  # while they load alone, or it would hold for other tests
+            patch.setattr("alignment.weights.multiplies_bfloat16", lambda: False)
+            models = stack.enter_context(opened([str(tiny_run), str(wide_model)], tiny_run.parent))
+        yield models
 
 
 @pytest.fixture(scope="session")
