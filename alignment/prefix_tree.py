@@ -25,8 +25,8 @@ ROOM = 512  # new tokens of a chunk
 
 class PathLayer(DynamicLayer):
     """Keys and values [1, heads, places, width] of a path and of a chunk behind it, at ``index`` in two buffers
-    [layers, 1, heads, room, width]. The first layer that runs allocates them for all: with tensors of each layer's own,
-    grown with every chunk or allocated once, 50 MB more of the heap stay after 800 tokens of the embedded model."""
+    [layers, 1, heads, room, width]. The first layer that runs allocates them for all: in tensors of each
+    layer's own, 50 MB more of the heap stay after rows of some 800 tokens of the embedded model."""
 
     def __init__(self, index: int, layers: int, room: int, buffers: list[Tensor]) -> None:
         super().__init__()
